@@ -1,0 +1,40 @@
+# Every target makes .venv and installs pivad into it first, if that has not happened yet; nothing else has to be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install test bench notebooks readme dist clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make .venv and install pivad with everything for development
+
+$(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pivad needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+test: install ## run all tests: notebooks, export, reference values, command line, bad input
+	$(BIN)/python -m pytest
+
+bench: install ## time and memory, each against its baseline
+	$(BIN)/python tests/bench.py
+
+notebooks: install ## export pivad/ and run every numbered notebook in place
+	$(BIN)/nbdev-export
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR nbs/*.ipynb
+	$(BIN)/nbdev-clean
+	$(BIN)/python tests/readme.py
+
+readme: install ## write README.md from nbs/index.ipynb
+	$(BIN)/python tests/readme.py
+
+dist: install ## build wheel and sdist into dist/
+	$(BIN)/python -m build
+
+clean: ## remove what building leaves; .venv stays
+	rm -rf build dist *.egg-info _docs _proc .pytest_cache
