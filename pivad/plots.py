@@ -98,9 +98,9 @@ def history_plot(
     axes[0][0].set_ylabel("loss (log scale)")
     return fig
 
-# %% ../nbs/01_plots.ipynb #299de621
+# %% ../nbs/01_plots.ipynb #284db36b
 def _stage_panel(ax, rows, terms, smooth, stage):
     "The terms that this stage has; every term keeps its colour in all panels"
     for i, term in enumerate(terms):
         if rows[term].notna().any(): ax.plot(rows["step"], rows[term].rolling(smooth, min_periods=1).mean(), label=term, color=f"C{i % 10}")
-    ax.set(title=f"stage {stage}", xlabel="step", yscale="log")
+    ax.set(title=f"stage {stage}", xlabel="step", yscale="log" if np.nanmin(rows[terms].to_numpy(float)) > 0 else "symlog")   # Eq. 2 can be negative

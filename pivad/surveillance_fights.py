@@ -22,8 +22,8 @@ def parse_time(
     m, s, c = text.split(".")
     return int(m)*60 + int(s) + int(c)/10**len(c)
 
-# %% ../nbs/08_surveillance_fights.ipynb #536d76ce
-CLIP  = re.compile(r"(fi|nofi)(\d+)\s*:\s*([\d.]+)\s*-\s*([\d.]+)$")     # fi001: 0.13.50 - 0.15.60
+# %% ../nbs/08_surveillance_fights.ipynb #23316792
+CLIP  = re.compile(r"(fi|nofi)(\d+)\s*:\s*(\d+\.\d+\.\d+)\s*-\s*(\d+\.\d+\.\d+)$")     # fi001: 0.13.50 - 0.15.60
 RANGE = re.compile(r"nofi(\d+)\s*-\s*nofi(\d+)\s*:\s*(\w+)")             # nofi062 - nofi076 : CamNet Dataset
 FOLDER = {"fi": "fight", "nofi": "noFight"}
 
@@ -56,19 +56,20 @@ def _add(clips, notes, prefix, number, origin, start):
 # %% ../nbs/08_surveillance_fights.ipynb #1cb29e70
 TOGETHER = ("camnet", "synopsis")
 
-# %% ../nbs/08_surveillance_fights.ipynb #5c3c3ead
+# %% ../nbs/08_surveillance_fights.ipynb #3dc89464
 def assign_folds(
     clips,     # From `read_list`
-    folds=5,   # The dataset's authors split 80/20, which is five folds
+    folds=5,   # Test splits of about nine sources
 ) -> dict:     # source -> fold
-    "Largest source first, each to the fold where clips of all three kinds stay most even; no randomness"
+    "Largest source first, each to the fold where clips of all four kinds stay most even; no randomness"
     group = clips["source"].replace(dict.fromkeys(TOGETHER, TOGETHER[0]))
-    counts = pd.crosstab(group, clips["label"]).reindex(columns=[0, 1], fill_value=0).set_axis(["other", "fight"], axis=1)
-    counts["fight_only"] = counts["fight"].where(counts["other"] == 0, 0)      # sources without any other clip count as a third kind
-    counts = counts.assign(n=-counts["other"] - counts["fight"]).reset_index().sort_values(["n", "source"]).set_index("source").drop(columns="n")
-    load, fold_of = np.zeros((folds, 3), int), {}
-    for source, c in zip(counts.index, counts.to_numpy()):
-        fold_of[source] = k = int(np.argmin((2*load*c + c*c).sum(axis=1)))     # where the sum of squares grows least
+    counts = pd.crosstab(group, clips["label"]).reindex(columns=[0, 1], fill_value=0)
+    mixed = (counts > 0).all(axis=1)                                                # sources with both; of the rest, fights and others count apart
+    kinds = pd.concat([counts.where(mixed, 0), counts.where(~mixed, 0)], axis=1)    # (sources, 4)
+    load, fold_of = np.zeros((folds, 4), int), {}
+    for source in sorted(kinds.index, key=lambda s: (-counts.loc[s].sum(), s)):
+        c = kinds.loc[source].to_numpy()
+        fold_of[source] = k = int(np.argmin((2*load*c + c*c).sum(axis=1)))          # where the sum of squares grows least
         load[k] += c
     return {s: fold_of[g] for s, g in zip(clips["source"], group)}
 
@@ -138,7 +139,7 @@ def joined_videos(
         if 0 < part["label"].sum() < len(part): rows.append(join(f"{source}_twin{i}", split, part[part["label"] == 0]))
     return rows
 
-# %% ../nbs/08_surveillance_fights.ipynb #193005f2
+# %% ../nbs/08_surveillance_fights.ipynb #4ac57e09
 def drawn_videos(
     clips,              # Clips of one source, with lengths
     seed=0,             # Another seed draws other videos
@@ -146,15 +147,16 @@ def drawn_videos(
     draws_per_clip=0.5, # Draws a clip of the kind: a source with many clips carries more variety, and 150 fights against 150 others keep the halves even
 ) -> list:              # Rows
     "Training videos: normal ones from some of the other clips, anomalous ones with one to three fights put in"
-    source, rows, seen = clips["source"].iloc[0], [], set()
+    source, rows, seen = clips["source"].iloc[0], [], {tuple(r["parts"]) for r in joined_videos(clips, "train", max_clips)}   # no video twice
     ordered = clips.sort_values(["start", "clip"], kind="stable")
     fights, others = ordered[ordered["label"] == 1], ordered[ordered["label"] == 0]
     for kind, n in (("fight", len(fights) if len(others) else 0), ("normal", len(others))):
         for i in range(int(n*draws_per_clip)):
-            parts = _draw(others, fights if kind == "fight" else fights[:0], max_clips, rng(seed, "surveillance_fights", source, kind, i))
-            key = tuple(parts["clip"])
-            if key not in seen and (kind == "fight" or len(parts) > 1): rows.append(join(f"{source}_{kind}{i}", "train", parts))
-            seen.add(key)
+            for attempt in range(10):                                  # a source of few clips has few different videos
+                parts = _draw(others, fights if kind == "fight" else fights[:0], max_clips, rng(seed, "surveillance_fights", source, kind, i, attempt))
+                if len(parts) > 1 and tuple(parts["clip"]) not in seen: break
+            else: continue
+            rows.append(join(f"{source}_{kind}{i}", "train", parts)); seen.add(tuple(parts["clip"]))
     return rows
 
 # %% ../nbs/08_surveillance_fights.ipynb #a9430a63

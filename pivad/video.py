@@ -16,11 +16,11 @@ from .core import InputError, atomic_path, check_choice
 __all__ = ['SNIPPET', 'TAILS', 'VIDEO_SUFFIXES', 'CROPS', 'CROP_COUNTS', 'write_video', 'read_frames', 'VideoInfo', 'probe',
            'read_snippets', 'resize_short', 'crop', 'crops', 'find_videos']
 
-# %% ../nbs/02_video.ipynb #3ce581a7
+# %% ../nbs/02_video.ipynb #aa7df37a
 SNIPPET = 16                      # Frames a snippet: what I3D features are made of in every public release
 TAILS = ("drop", "pad")           # The frames after the last whole snippet: left out, or filled up with the last frame
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".asf"}
-av.logging.set_level(av.logging.PANIC)   # FFmpeg's own lines stay silent; what matters becomes an InputError
+# PyAV drops FFmpeg's own log lines by default, and so it must stay: its Python log handler can deadlock with FFmpeg's decoding threads
 
 # %% ../nbs/02_video.ipynb #f63cff36
 def _encoder(container, size, fps):

@@ -1,0 +1,109 @@
+"""The command line, as a user types it: every step from videos to scores, exit codes, and one clear error for bad input."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pivad.core import rng
+
+
+def pivad(*args, cwd=None):
+    "Run the command in a process of its own"
+    return subprocess.run([sys.executable, "-m", "pivad.cli", *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    "Six videos of 40 frames, a CSV, and I3D with random weights"
+    import torch
+    from safetensors.torch import save_file
+
+    from pivad.rgb import InceptionI3D
+    from pivad.video import write_video
+
+    folder, rows = tmp_path_factory.mktemp("world"), []
+    torch.manual_seed(0)
+    save_file(InceptionI3D().state_dict(), folder / "i3d.safetensors")
+    for i in range(6):
+        frames = rng(i).integers(0, 255, (40, 48, 64, 3), dtype=np.uint8)
+        (folder / "videos").mkdir(exist_ok=True)
+        write_video(folder / f"videos/v{i}.mp4", frames, 25)
+        rows.append({"video": f"v{i}", "split": "train" if i < 4 else "test", "label": i % 2, "class": "", "n_frames": 40, "events": "8-24" if i % 2 else ""})
+    pd.DataFrame(rows).to_csv(folder / "data.csv", index=False)
+    return folder
+
+
+def test_from_videos_to_scores(world):
+    weights = world / "i3d.safetensors"
+    r = pivad("extract", world / "videos", "--out", world / "features", "--rgb", weights)
+    assert r.returncode == 0 and "6 videos encoded (12 snippets" in r.stdout, r.stdout + r.stderr
+    r = pivad("extract", world / "videos", "--out", world / "features", "--rgb", weights)
+    assert r.returncode == 0 and "0 videos encoded" in r.stdout and "6 finished before" in r.stdout
+
+    data = ("--dataset", world / "data.csv", "--features", world / "features")
+    r = pivad("train", *data, "--out", world / "run", "--segments", 4, "--batch-size", 2, "--teacher-steps", 3, "--warmup-steps", 2, "--steps", 3, "--lambda-1", 0.02, "--place", "late")
+    assert r.returncode == 0, r.stderr
+    config = json.loads((world / "run/config.json").read_text())
+    assert config["config"]["lambda_1"] == 0.02 and config["config"]["place"] == ["late"] and config["in_dim"] == 1024
+
+    r = pivad("evaluate", world / "run", *data, "--out", world / "metrics.json", "--bootstrap", 20)
+    assert r.returncode == 0 and "AUC_A" in r.stdout, r.stderr
+    metrics = json.loads((world / "metrics.json").read_text())
+    assert metrics["protocol"]["frames"] == 64 and metrics["protocol"]["selection"] == "last step"
+
+    r = pivad("detect", world / "videos/v5.mp4", "--model", world / "run", "--rgb", weights, "--threshold", 0, cwd=world)
+    assert r.returncode == 0, r.stderr
+    scores = pd.read_csv(world / "v5-pivad/scores.csv")
+    assert np.allclose(scores["score"], metrics["scores"]["v5"], atol=1e-5)  # what detect sees is what evaluate saw
+    assert scores["end_frame"].tolist() == [16, 32] and scores["start_s"].tolist() == [0, 0.64]
+    detection = json.loads((world / "v5-pivad/detection.json").read_text())
+    assert len(detection["events"]) == 1 and detection["events"][0]["end_frame"] == 32
+    assert (world / "v5-pivad/scores.png").stat().st_size > 5000
+
+    r = pivad("detect", world / "videos/v5.mp4", "--model", world / "run", "--rgb", world / "run/student.safetensors")
+    assert r.returncode == 1 and "do not fit" in r.stderr and "Traceback" not in r.stderr
+
+
+def test_bad_videos_do_not_stop_the_rest(world, tmp_path):
+    (tmp_path / "videos").mkdir()
+    good = (world / "videos/v0.mp4").read_bytes()
+    (tmp_path / "videos/good.mp4").write_bytes(good)
+    (tmp_path / "videos/text.mp4").write_text("not a video")
+    (tmp_path / "videos/half.mp4").write_bytes(good[: len(good) // 2])
+    r = pivad("extract", tmp_path / "videos", "--out", tmp_path / "features", "--rgb", world / "i3d.safetensors", "--modalities", "flow")
+    assert r.returncode == 1 and "1 videos encoded" in r.stdout and "2 failed" in r.stdout
+    assert "text" in r.stdout and "half" in r.stdout and "Traceback" not in r.stderr
+    assert [p.name for p in (tmp_path / "features").rglob("*.safetensors")] == ["good.safetensors"]
+
+
+@pytest.mark.parametrize("args, code, message", [
+    (["--help"], 0, "extract"),
+    (["--version"], 0, "0."),
+    (["extract", "--help"], 0, "--crops"),
+    (["fly"], 2, "No such command"),
+    (["extract", "nothing.mp4"], 2, "--out"),
+    (["extract", "nothing.mp4", "--out", "features"], 1, "nothing.mp4"),
+    (["extract", "empty", "--out", "features"], 1, "no videos"),
+    (["extract", "v.mp4", "--out", "features", "--modalities", "smell"], 1, "unknown modality"),
+    (["extract", "v.mp4", "--out", "features", "--crops", "3"], 2, "'3'"),
+    (["dataset", "ucf_krime"], 1, "unknown dataset"),
+    (["train", "--dataset", "d.csv", "--features", "empty", "--out", "run", "--learning-rate", "1"], 2, "--learning-rate"),
+    (["train", "--dataset", "none.csv", "--features", "empty", "--out", "run"], 1, "none.csv"),
+    (["evaluate", "nowhere", "--dataset", "d.csv", "--features", "empty"], 2, "nowhere"),
+    (["detect", "nothing.mp4", "--model", "empty"], 1, "nothing.mp4"),
+])
+def test_exit_codes(tmp_path, world, args, code, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "v.mp4").write_bytes((world / "videos/v0.mp4").read_bytes())
+    r = pivad(*args, cwd=tmp_path)
+    assert r.returncode == code, r.stdout + r.stderr
+    assert message in r.stdout + r.stderr and "Traceback" not in r.stderr
+
+
+def test_import_is_light():
+    heavy = "torch transformers torchvision sklearn matplotlib seaborn pandas av cv2 accelerate"
+    code = f"import sys, pivad, pivad.cli; print([m for m in {heavy.split()} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,0 +1,135 @@
+"Metrics against sklearn, with ties and weights; intervals; bad input."
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as sk
+import torch
+
+from pivad.core import InputError
+from pivad.evaluation import bootstrap, cell_metrics, count_cells, evaluate, evaluate_scores, frame_metrics, intervals, predict
+from pivad.features import FeatureStore, write_features
+
+
+def synthetic(seed, levels, videos=12):
+    "Scores with about `levels` distinct values, truth, video lengths; every third video is normal"
+    r = np.random.default_rng(seed)
+    lengths = r.integers(20, 200, videos)
+    truth = np.concatenate([(np.arange(n) % 20 < 6) & bool(v % 3) for v, n in enumerate(lengths)]).astype(int)
+    scores = np.clip(r.normal(0.4 + 0.15*truth, 0.25), 0, 1)
+    return np.round(scores*levels)/levels, truth, lengths
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 100, 10**9])
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_equal_sklearn(seed, levels):
+    scores, truth, lengths = synthetic(seed, levels)
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    within = ids % 3 > 0
+    step, trapezoid = (frame_metrics(scores, truth, lengths, ap=ap) for ap in ("step", "trapezoid"))
+    for suffix, part in (("", slice(None)), ("_A", within)):
+        s, t = scores[part], truth[part]
+        precision, recall, _ = sk.precision_recall_curve(t, s)
+        assert step["AUC" + suffix] == pytest.approx(sk.roc_auc_score(t, s), abs=1e-12)
+        assert step["AP" + suffix] == pytest.approx(sk.average_precision_score(t, s), abs=1e-12)
+        assert trapezoid["AP" + suffix] == pytest.approx(sk.auc(recall, precision), abs=1e-12)
+    assert step["FAR"] == pytest.approx((scores[~within] >= 0.5).mean(), abs=1e-12)
+    assert frame_metrics(scores, truth, ids) == step                     # ids and lengths say the same
+    assert frame_metrics(scores, truth, ids.astype(str)) == pytest.approx(step, abs=1e-12)
+
+
+def test_weights_equal_repeated_videos():
+    "A bootstrap resample is the metrics of the videos written out as often as they were drawn"
+    scores, truth, lengths = synthetic(5, 50)
+    cells, weight = count_cells(scores, truth, lengths), np.random.default_rng(1).integers(0, 3, len(lengths))
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    frames = np.concatenate([np.flatnonzero(ids == v) for v, w in enumerate(weight) for _ in range(w)])
+    m = cell_metrics(cells, weight.astype(float))
+    assert m["AUC"] == pytest.approx(sk.roc_auc_score(truth[frames], scores[frames]), abs=1e-12)
+    assert m["AP"] == pytest.approx(sk.average_precision_score(truth[frames], scores[frames]), abs=1e-12)
+
+
+def test_bootstrap_is_stratified_and_reproducible():
+    scores, truth, lengths = synthetic(2, 1000)
+    cells = count_cells(scores, truth, lengths)
+    a, b, c = bootstrap(cells, 100, seed=3), bootstrap(cells, 100, seed=3), bootstrap(cells, 100, seed=4)
+    assert a.equals(b) and not a.equals(c)
+    assert a.notna().all().all()               # both kinds of videos in every resample
+    value = cell_metrics(cells)
+    for k, (low, high) in intervals(a).items():
+        assert low <= value[k] <= high and low < high
+    assert bootstrap(count_cells(*synthetic(2, 1000, videos=3)), 100)["AUC"].std() > 0   # two anomalous, one normal video
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(scores=np.ones(9)), "different lengths"),
+    (dict(scores=np.r_[np.ones(9), np.nan]), "NaN"),
+    (dict(truth=np.full(10, 2)), "not 0 or 1"),
+    (dict(videos=[4, 5]), "fit neither way"),
+    (dict(videos=["a", "b"]), "fit neither way"),
+    (dict(videos=[4, 6], anomalous=[0, 1]), "anomalous frames in normal videos"),
+    (dict(videos=[4, 6], anomalous=[1]), "differ in number"),
+    (dict(ap="area"), "definition of AP"),
+    (dict(scores=[], truth=[]), "or none"),
+])
+def test_bad_input(change, words):
+    with pytest.raises(InputError, match=words):
+        frame_metrics(**dict(scores=np.linspace(0, 1, 10), truth=np.r_[1, np.zeros(9)]) | change)
+
+
+def test_a_missing_class_is_nan_with_an_explanation():
+    with pytest.warns(UserWarning, match="undefined and NaN: FAR"):
+        m = frame_metrics([0.1, 0.9, 0.4], [0, 1, 0], [3])
+    assert np.isnan(m["FAR"]) and m["AUC"] == 1
+    with pytest.warns(UserWarning, match="undefined and NaN: AUC, AUC_A, FAR"):
+        m = frame_metrics([0.1, 0.9, 0.4], [1, 1, 1], [1, 2])
+    assert np.isnan(m["AUC"]) and m["AP"] == 1
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x):
+        assert not self.training and not torch.is_grad_enabled()
+        return type("Output", (), {"scores": torch.sigmoid(x.mean((1, 3)))})
+
+
+@pytest.fixture
+def store(tmp_path):
+    r = np.random.default_rng(0)
+    for name, T in (("a/1", 5), ("a/2", 3), ("b", 9)):
+        write_features(tmp_path/f"{name}.safetensors", {"rgb": r.normal(size=(2, T, 8))}, {"n_frames": 16*T, "fps": 25.0, "tail": "drop", "crops": 2})
+    return FeatureStore(tmp_path)
+
+
+def rows():
+    return pd.DataFrame({"video": ["a", "b"], "split": "test", "label": [1, 0], "class": "", "n_frames": [128, 150], "events": [[[80, 128]], []],
+                         "parts": [["a/1", "a/2"], None]})
+
+
+def test_predict_joins_parts_and_restores_the_mode(store):
+    model = Mean().train()
+    scores = predict(model, rows(), store, device="cpu")
+    assert {k: v.shape for k, v in scores.items()} == {"a": (8,), "b": (9,)} and model.training
+    first = torch.sigmoid(torch.from_numpy(store.load("a/1")["rgb"]).mean((0, 2))).numpy()
+    np.testing.assert_allclose(scores["a"][:5], first, rtol=1e-6)
+
+
+def test_evaluate_says_what_it_used(store):
+    result = evaluate(Mean(), rows(), store, device="cpu", n_bootstrap=20, selection="last step")
+    assert result.protocol["frames"] == 128 + 144 and result.protocol["anomalous_frames"] == 48 and result.protocol["selection"] == "last step"
+    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR"}
+    assert "scores" not in result.to_dict()
+
+
+def test_a_model_that_returns_nonsense(store):
+    class NaN(torch.nn.Module):
+        def forward(self, x): return type("Output", (), {"scores": x.mean((1, 3))*float("nan")})
+    with pytest.raises(InputError, match="a: the model's scores"):
+        predict(NaN(), rows(), store, device="cpu")
+    with pytest.raises(InputError, match="no scores"):
+        evaluate_scores({"a": np.zeros(8)}, rows())
+    with pytest.raises(InputError, match="tail=\"pad\""):
+        evaluate_scores({"a": np.zeros(8), "b": np.zeros(10)}, rows())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate_scores({"a": np.zeros(8), "b": np.zeros(10)}, rows(), tail="pad", n_bootstrap=0)
