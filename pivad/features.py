@@ -85,7 +85,7 @@ def read_features(
 # %% ../nbs/05_features.ipynb #9cea3334
 def parts_of(video): return [video] if isinstance(video, str) else list(video)
 
-# %% ../nbs/05_features.ipynb #8021cf3d
+# %% ../nbs/05_features.ipynb #fea5d148
 class FeatureStore:
     "A folder of feature files by video name; a list of names stands for their arrays joined along T"
     def __init__(self,
@@ -100,9 +100,12 @@ class FeatureStore:
     def __repr__(self): return f"FeatureStore({str(self.folder)!r})"
 
     def __iter__(self):
-        "Names of all videos, sorted; a running extraction's hidden files are left out"
-        names = sorted(p.relative_to(self.folder).with_suffix("").as_posix() for p in self.folder.rglob("*.safetensors"))
-        return (n for n in names if not n.startswith(".") and "/." not in n)
+        "Names of all videos, sorted; hidden files, such as a running extraction's, are left out"
+        found = []
+        for folder, below, files in os.walk(self.folder):      # unlike rglob, does not mind a folder that vanishes meanwhile
+            below[:] = [d for d in below if not d.startswith(".")]
+            found += [Path(folder, f) for f in files if f.endswith(".safetensors") and not f.startswith(".")]
+        return iter(sorted(p.relative_to(self.folder).with_suffix("").as_posix() for p in found))
 
     def meta(self, video) -> dict:
         "Metadata: n_frames, fps, n_snippets, tail, crops, encoder, ...; of a joined video n_frames and n_snippets are sums"

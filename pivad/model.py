@@ -13,8 +13,8 @@ from .pmg import PseudoModalityGenerator, pmg_loss
 from .cmi import CrossModalInduction, Induced, align_loss, distill_loss, TAU
 
 # %% auto #0
-__all__ = ['PRESETS', 'PAPER_MODALITIES', 'PolyModalInductor', 'PIVAD', 'induction_losses', 'freeze', 'build_teacher',
-           'build_pivad']
+__all__ = ['PRESETS', 'PAPER_MODALITIES', 'PolyModalInductor', 'PIVAD', 'score_video', 'induction_losses', 'freeze',
+           'build_teacher', 'build_pivad']
 
 # %% ../nbs/13_model.ipynb #adbc2796
 class PolyModalInductor(nn.Module):
@@ -81,6 +81,19 @@ def forward(self:PIVAD, x, modalities=None, pairs=None) -> Output:
         return Output(out.scores, out.terms, induced)
     if self.needs_modalities: return Output(mean_crops(self.head(self.induce(x, modalities)[0]).scores, crops))
     return Output(mean_crops(forward_in_chunks(self, x, lambda c: self.head(self.induce(c)[0]).scores), crops))
+
+# %% ../nbs/13_model.ipynb #ea0c8425
+@torch.no_grad()
+def score_video(
+    model,        # Any detector, in eval mode
+    arrays:dict,  # Of one video: rgb (crops, T, D) and, if the model needs them, its modalities (T, d_j)
+    device="cpu", # Where the model is
+):
+    "One score a snippet: a numpy array (T,)"
+    names = list(model.modalities) if getattr(model, "needs_modalities", False) else []
+    x, *real = (torch.as_tensor(arrays[k])[None].to(device) for k in ("rgb", *names))     # (1, crops, T, D), (1, T, d_j)
+    out = model(x, dict(zip(names, real))) if names else model(x)
+    return out.scores[0].float().cpu().numpy()
 
 # %% ../nbs/13_model.ipynb #d3447688
 def induction_losses(

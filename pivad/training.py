@@ -22,7 +22,7 @@ __all__ = ['ENCODING', 'FREE', 'TrainConfig', 'make_config', 'Objective', 'save_
            'run_stage', 'share', 'save_model', 'build', 'load_model', 'describe', 'check_features', 'check_same_run',
            'train']
 
-# %% ../nbs/20_training.ipynb #38842331
+# %% ../nbs/20_training.ipynb #da86f67d
 @dataclass
 class TrainConfig:
     "All settings of a training run; an unknown one is an error"
@@ -42,7 +42,7 @@ class TrainConfig:
     first_align: float = 1.          # Weight of L_align in Eq. 5; the paper has none
     first_distill: float = 1.        # Weight of L_distill in Eq. 5; the paper has none
     lambda_1: float = 0.01           # λ1 of Eq. 6, L_align; open. L_align sums ten terms near log T, so 0.01 puts it beside L_MIL
-    lambda_2: float = 0.1            # λ2 of Eq. 6, L_distill; open
+    lambda_2: float = 0.01           # λ2 of Eq. 6, L_distill; open. Features are not normalised, L_distill is near 50, so again 0.01
     tau: float = TAU                 # Temperature of Eq. 2; open, where CLIP starts
     decoupled: bool = True           # Eq. 2 as printed, the positive not in the denominator
     seed: int = 0                    # Of weights, bags, crops, dropout
