@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 # %% auto #0
-__all__ = ['InputError', 'check_choice', 'require', 'atomic_path', 'write_json', 'read_json', 'seed_from', 'rng',
-           'seed_everything', 'pick_device', 'cache_dir']
+__all__ = ['SNIPPET', 'TAILS', 'InputError', 'check_choice', 'require', 'atomic_path', 'write_json', 'read_json', 'seed_from',
+           'rng', 'seed_everything', 'pick_device', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #ff1c21e7
 class InputError(ValueError):
@@ -98,6 +98,13 @@ def read_json(path):
     if not path.is_file(): raise InputError(f"{path}: no such file", expected="a JSON file")
     try: return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e: raise InputError(f"{path}: not valid JSON", found=e) from e
+
+# %% ../nbs/00_core.ipynb #9621891b
+SNIPPET = 16   # frames: what I3D features are made of in every public release
+TAILS = {      # tail policy -> number of snippets of a video of n frames
+    "drop": lambda n: n // SNIPPET,        # left out
+    "pad":  lambda n: -(-n // SNIPPET),    # filled up with the last frame
+}
 
 # %% ../nbs/00_core.ipynb #95e3c322
 def seed_from(
