@@ -56,7 +56,7 @@ class Induced:
     aligned: dict            # Name -> (B, T, S), modalities in the shared space
     pseudo: dict             # Name -> (B, T, d_j), what the PMG generated; empty without one
 
-# %% ../nbs/12_cmi.ipynb #71e2c017
+# %% ../nbs/12_cmi.ipynb #04de177e
 class CrossModalInduction(nn.Module):
     "CMI, §4.3: modalities and RGB to an induced feature, (B, T, in_dim) and name -> (B, T, d_j) -> `Induced`"
     def __init__(self,
@@ -64,7 +64,7 @@ class CrossModalInduction(nn.Module):
         modalities:dict,   # Modality name -> dimension d_j
         shared=256,        # S, width of the shared space, and of each modality's slice; the size of CLIP-like projections
         depth=2,           # Transformer blocks; two is the least that has a "between"
-        hidden=4096,       # Feed-forward width; with it the `paper` preset has the paper's 82.81 M parameters
+        hidden=4032,       # Feed-forward width; with it the `paper` preset has the paper's 82.81 M parameters
         head_dim=128,      # Width of an attention head, as in UR-DMU
         dropout=0.1,       # The usual transformer value; the paper gives none
         inject="replace",  # "replace": F*_M goes on instead of F*; "add": F* + F*_M does

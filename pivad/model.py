@@ -117,10 +117,10 @@ def freeze(module):
     "The module in eval mode, without gradients"
     return module.eval().requires_grad_(False)
 
-# %% ../nbs/13_model.ipynb #51fe9b26
+# %% ../nbs/13_model.ipynb #988ab906
 PRESETS = {
     "paper": dict(backbone=dict(),                          # UR-DMU as published
-                  inductor=dict(latent=256, shared=256, depth=2, hidden=4096, head_dim=128)),
+                  inductor=dict(latent=256, shared=256, depth=2, hidden=4032, head_dim=128)),
     "small": dict(backbone=dict(dim=128, heads=2, dim_head=64, hidden=128),
                   inductor=dict(latent=32, shared=24, depth=2, hidden=128, head_dim=24)),
 }
