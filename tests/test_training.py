@@ -126,3 +126,16 @@ def test_diverging_run_says_so(data, tmp_path):
     table, store = pieces(data)
     with pytest.raises(InputError, match="stage 'teacher': the"):
         train(small(lr=1e30, teacher_steps=20), table, store, tmp_path / "run")
+
+
+def test_two_processes_share_the_batch(data, tmp_path):
+    table, _ = pieces(data)
+    table.assign(events="").to_csv(tmp_path / "data.csv", index=False)
+    options = "--segments 8 --batch-size 4 --teacher-steps 3 --warmup-steps 2 --steps 2 --device cpu".split()
+    args = ["-m", "pivad.cli", "train", "--dataset", tmp_path / "data.csv", "--features", data / "features", *options]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*map(str, [sys.executable, *args, "--out", tmp_path / "one"])], check=True, timeout=600)
+    subprocess.run([*map(str, [*launch, *args, "--out", tmp_path / "two"])], check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (pd.read_csv(tmp_path / n / "history.csv") for n in ("one", "two"))
+    assert len(one) == len(two) == 7 and not one["loss"].equals(two["loss"])  # dropout differs, so the losses do
+    assert np.allclose(one["loss"], two["loss"], rtol=0.15)
