@@ -12,7 +12,7 @@ from .core import InputError, atomic_path, cache_dir, check_choice
 
 # %% auto #0
 __all__ = ['PICKLES', 'Weights', 'NumpyUnpickler', 'flatten', 'unpickle_arrays', 'pickle_to_safetensors', 'sha256', 'weights_dir',
-           'extract_file', 'fetch']
+           'extract_file', 'fetch', 'load_matching']
 
 # %% ../nbs/01_weights.ipynb #6d49c75a
 @dataclass(frozen=True)
@@ -184,3 +184,22 @@ def fetch(
         if pickled: pickle_to_safetensors(raw, cached)
         else: os.replace(raw, cached)
     return cached
+
+# %% ../nbs/01_weights.ipynb #f9e6e711
+def load_matching(
+    model,              # A torch module
+    state:dict,         # Its state dict; a "module." prefix from data-parallel training is dropped
+    where="state dict", # Named in the error, such as the file
+    expected=None,      # What would have fitted
+):
+    "Load a state dict whose names and shapes must all fit, otherwise one `InputError`; returns the model"
+    state = {k.removeprefix("module."): x for k,x in state.items()}
+    want = {k: tuple(x.shape) for k,x in model.state_dict().items() if not k.endswith("num_batches_tracked")}   # a counter that inference does not use
+    have = {k: tuple(x.shape) for k,x in state.items() if not k.endswith("num_batches_tracked")}
+    wrong = {"missing": [k for k in want if k not in have], "unknown": [k for k in have if k not in want],
+             "of another shape": [f"{k} {have[k]}, not {want[k]}" for k in want if k in have and have[k] != want[k]]}
+    if any(wrong.values()):
+        raise InputError(f"{where}: these weights do not fit {type(model).__name__}", found="; ".join(f"{len(v)} {k}, first {v[0]}" for k,v in wrong.items() if v),
+                         expected=expected or f"{len(want)} arrays of the same names and shapes", fix="build the model with the options it was trained with")
+    model.load_state_dict(state, strict=False)   # strict all the same: the lines above have compared every name
+    return model

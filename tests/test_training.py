@@ -93,7 +93,7 @@ def test_given_teacher_is_used(data, tmp_path):
 def test_checkpoint_of_another_shape(data, tmp_path):
     table, store = pieces(data)
     teacher = train(small(), table, store, tmp_path / "run", stages=("teacher",)) / "teacher.safetensors"
-    with pytest.raises(InputError, match="(?s)teacher.safetensors: does not fit URDMU.*found.*expected"):
+    with pytest.raises(InputError, match="(?s)teacher.safetensors: these weights do not fit URDMU.*found.*expected"):
         train(small(preset="paper"), table, store, tmp_path / "other", teacher=teacher)
 
 
