@@ -63,31 +63,33 @@ def make_config(**options) -> TrainConfig:
     for k in options: check_choice("training option", k, names)
     return TrainConfig(**options)
 
-# %% ../nbs/20_training.ipynb #5d7a8dcf
+# %% ../nbs/20_training.ipynb #2d1aeaa1
 class Objective(nn.Module):
     "The loss of a stage: a batch of bags -> (loss, dict of its terms)"
     def __init__(self, stage, model, cfg, teacher=None):
         super().__init__()
         self.stage, self.model, self.cfg = stage, model, cfg
         self.teacher = (teacher,)                         # in a tuple: not a submodule, so neither trained nor saved
+        if not self.weights(): raise InputError(f"stage {stage!r} has no loss: all its weights are 0", fix="give one a value, or set the stage's steps to 0")
 
     def weights(self):
-        "Factors of L_MIL, L_PMG, L_align, L_distill in Eq. 5 (warm-up) or Eq. 6 (main)"
+        "Factors of L_MIL, L_PMG, L_align, L_distill in Eq. 5 (warm-up) or Eq. 6 (main); what has none is left out"
         c = self.cfg
-        if self.stage == "teacher": return dict(mil=1.)
-        if self.stage == "warmup":  return dict(pmg=c.pmg, align=c.first_align, distill=c.first_distill)
-        return dict(mil=1., pmg=c.pmg, align=c.lambda_1, distill=c.lambda_2)
+        if self.stage == "teacher":  w = dict(mil=1.)
+        elif self.stage == "warmup": w = dict(pmg=c.pmg, align=c.first_align, distill=c.first_distill)
+        else: w = dict(mil=1., pmg=c.pmg, align=c.lambda_1, distill=c.lambda_2)
+        return {k: v for k, v in w.items() if v}
 
     def forward(self, batch):
         w, x, real = self.weights(), batch["rgb"], batch["modalities"]            # x (2B, T, D), real name -> (2B, T, d_j)
         if self.stage == "teacher": out = self.model(x, pairs=True)
         else: out = self.model(x, real, pairs=True)
         if not out.scores.isfinite().all(): raise InputError(f"stage {self.stage!r}: the model's scores became NaN", fix="a smaller lr")
-        teacher = self.teacher[0].encode(x) if w.get("distill") else None         # stage -> (2B, T, D_i), no gradient: it is frozen
+        teacher = self.teacher[0].encode(x) if "distill" in w else None           # stage -> (2B, T, D_i), no gradient: it is frozen
         with torch.autocast(x.device.type, enabled=False):
             terms = {} if self.stage == "teacher" else induction_losses(out, real, teacher, self.cfg.tau, self.cfg.decoupled)
             mil = self.model.mil_loss(out, batch["labels"])[0] if "mil" in w else None
-            terms = ({} if mil is None else {"mil": mil}) | terms
+            terms = {k: v for k, v in ({"mil": mil} | terms).items() if k in w}
             return sum(w[k]*v for k, v in terms.items()), {k: v.detach() for k, v in terms.items()}
 
 # %% ../nbs/20_training.ipynb #e7ff617a

@@ -139,3 +139,13 @@ def test_two_processes_share_the_batch(data, tmp_path):
     one, two = (pd.read_csv(tmp_path / n / "history.csv") for n in ("one", "two"))
     assert len(one) == len(two) == 7 and not one["loss"].equals(two["loss"])  # dropout differs, so the losses do
     assert np.allclose(one["loss"], two["loss"], rtol=0.15)
+
+
+def test_a_stage_without_loss_is_refused(data, tmp_path):
+    "Adam's weight decay would move the weights all the same"
+    table, store = pieces(data)
+    nothing = dict(pmg=0.0, first_align=0.0, first_distill=0.0, lambda_1=0.0, lambda_2=0.0)
+    with pytest.raises(InputError, match="stage 'warmup' has no loss"):
+        train(small(**nothing), table, store, tmp_path / "run")
+    run = train(small(**nothing, warmup_steps=0), table, store, tmp_path / "control")  # the architecture alone
+    assert "pmg" not in pd.read_csv(run / "history.csv")
