@@ -119,6 +119,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pivad.features.FeatureStore.load': ('features.html#featurestore.load', 'pivad/features.py'),
                                 'pivad.features.FeatureStore.meta': ('features.html#featurestore.meta', 'pivad/features.py'),
                                 'pivad.features.FeatureStore.path': ('features.html#featurestore.path', 'pivad/features.py'),
+                                'pivad.features.FeatureStore.shapes': ('features.html#featurestore.shapes', 'pivad/features.py'),
                                 'pivad.features.Summary': ('features.html#summary', 'pivad/features.py'),
                                 'pivad.features.Summary.__str__': ('features.html#summary.__str__', 'pivad/features.py'),
                                 'pivad.features.Summary.add': ('features.html#summary.add', 'pivad/features.py'),

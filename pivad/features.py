@@ -68,24 +68,26 @@ def read_meta(path) -> dict:
     if text is None: raise InputError(f"{path}: a safetensors file, but not of features", expected='metadata "pivad"', fix="extract the video again")
     return json.loads(text)
 
-# %% ../nbs/05_features.ipynb #dc808304
+# %% ../nbs/05_features.ipynb #371d78cb
 def read_features(
     path,        # Feature file
     names=None,  # Which arrays; None: all
+    crop=None,   # Only this crop of rgb, which is then (1, T, D); None: all crops
 ) -> dict:       # name -> float32: rgb (crops, T, D), others (T, d)
-    "Read arrays of one feature file, checked; only the arrays asked for are read from the disk"
+    "Read arrays of one feature file, checked; only the arrays and the crop asked for are read from the disk"
     with open_features(path) as f:
         there = set(f.keys())
         if missing := set(names or ()) - there:
             raise InputError(f"{path}: no {', '.join(sorted(missing))} in this feature file", found=", ".join(sorted(there)), fix="extract the missing modality")
-        arrays = {k: f.get_tensor(k).astype(np.float32) for k in (sorted(there) if names is None else names)}
+        read = lambda k: f.get_tensor(k) if crop is None or k != "rgb" else f.get_slice(k)[crop:crop + 1]
+        arrays = {k: read(k).astype(np.float32) for k in (sorted(there) if names is None else names)}
     check_arrays(arrays, path)
     return arrays
 
 # %% ../nbs/05_features.ipynb #9cea3334
 def parts_of(video): return [video] if isinstance(video, str) else list(video)
 
-# %% ../nbs/05_features.ipynb #fea5d148
+# %% ../nbs/05_features.ipynb #10c82164
 class FeatureStore:
     "A folder of feature files by video name; a list of names stands for their arrays joined along T"
     def __init__(self,
@@ -112,17 +114,21 @@ class FeatureStore:
         metas = [read_meta(self.path(v)) for v in parts_of(video)]
         return metas[0] | {k: sum(m[k] for m in metas) for k in ("n_frames", "n_snippets")}
 
-    def load(self, video, names=None) -> dict:
-        "name -> float32 array of `names` (None: all): rgb (crops, T, D), modalities (T, d)"
-        parts = [read_features(self.path(v), names) for v in parts_of(video)]
+    def load(self, video, names=None, crop=None) -> dict:
+        "name -> float32 array of `names` (None: all): rgb (crops, T, D), or (1, T, D) of one `crop`, modalities (T, d)"
+        parts = [read_features(self.path(v), names, crop) for v in parts_of(video)]
         if len({str(_widths(p)) for p in parts}) > 1:
             raise InputError(f"{self}: the parts of a joined video differ", found="; ".join(f"{v} {_widths(p)}" for v,p in zip(parts_of(video), parts)),
                              expected="the same arrays, crops and dimensions", fix="extract all parts with the same settings")
         return {k: np.concatenate([p[k] for p in parts], axis=-2) for k in parts[0]}
 
+    def shapes(self, video) -> dict:
+        "name -> shape, such as {'flow': (20, 160), 'rgb': (10, 20, 1024)}, of a joined video's first part; read from the header alone"
+        with open_features(self.path(parts_of(video)[0])) as f: return {k: tuple(f.get_slice(k).get_shape()) for k in sorted(f.keys())}
+
     def dims(self, video) -> dict:
-        "name -> dimension, such as {'flow': 160, 'rgb': 1024}, read from the header alone"
-        with open_features(self.path(parts_of(video)[0])) as f: return {k: f.get_slice(k).get_shape()[-1] for k in sorted(f.keys())}
+        "name -> dimension, such as {'flow': 160, 'rgb': 1024}"
+        return {k: shape[-1] for k, shape in self.shapes(video).items()}
 
 # %% ../nbs/05_features.ipynb #a73f6048
 def _widths(arrays): return {k: (*x.shape[:-2], x.shape[-1]) for k,x in sorted(arrays.items())}
