@@ -138,7 +138,7 @@ def build_teacher(preset="small", in_dim=1024, **backbone) -> URDMU:
     check_choice("preset", preset, PRESETS)
     return URDMU(in_dim, **PRESETS[preset]["backbone"] | backbone)
 
-# %% ../nbs/13_model.ipynb #9d1309b3
-def build_pivad(preset="small", in_dim=1024, modalities=None, place=("early", "late"), **inductor) -> PIVAD:
-    "A fresh student of a preset's size; `modalities` name -> dimension (default: the paper's), keyword arguments override the preset"
-    return PIVAD(build_teacher(preset, in_dim), modalities or PAPER_MODALITIES, place, **PRESETS[preset]["inductor"] | inductor)
+# %% ../nbs/13_model.ipynb #40316083
+def build_pivad(preset="small", in_dim=1024, modalities=None, place=("early", "late"), backbone=None, **inductor) -> PIVAD:
+    "A fresh student of a preset's size; `modalities` name -> dimension (default: the paper's); `backbone`, a dict, and keyword arguments override the preset"
+    return PIVAD(build_teacher(preset, in_dim, **backbone or {}), modalities or PAPER_MODALITIES, place, **PRESETS[preset]["inductor"] | inductor)

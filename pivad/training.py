@@ -22,7 +22,7 @@ __all__ = ['ENCODING', 'FREE', 'TrainConfig', 'make_config', 'Objective', 'save_
            'run_stage', 'share', 'save_model', 'build', 'load_model', 'describe', 'check_features', 'check_same_run',
            'train']
 
-# %% ../nbs/20_training.ipynb #da86f67d
+# %% ../nbs/20_training.ipynb #8a7e89ae
 @dataclass
 class TrainConfig:
     "All settings of a training run; an unknown one is an error"
@@ -31,6 +31,7 @@ class TrainConfig:
     place: tuple = ("early", "late") # Inductors after these stages; both, the best column of Table 4
     source: str = "pseudo"           # What CMI sees: "pseudo" from PMG, or "real" as in Table 3, row 4
     inject: str = "replace"          # Open. "replace" F* by F*_M, as the words of §4.1 suggest, or "add"
+    noise: bool = True               # UR-DMU's noise on the normal half, as published; it marks the label, see 10_urdmu
     segments: int = 200              # T of a bag; open, UR-DMU's 200. Short videos: near their number of snippets
     batch_size: int = 64             # Bags a half, so 64 normal + 64 anomalous; open, UR-DMU's
     lr: float = 1e-4                 # Adam; open, UR-DMU's
@@ -161,12 +162,12 @@ def save_model(path, model, info:dict):
     from safetensors.torch import save_file
     with atomic_path(path) as tmp: save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp, metadata={"pivad_model": json.dumps(info, sort_keys=True)})
 
-# %% ../nbs/20_training.ipynb #4f71167c
+# %% ../nbs/20_training.ipynb #3deb24db
 def build(info:dict, kind:str):
     "A fresh model of `info`'s settings: kind \"teacher\" or \"student\""
     c = make_config(**info["config"])
-    if kind == "teacher": return build_teacher(c.preset, info["in_dim"])
-    return build_pivad(c.preset, info["in_dim"], info["dims"], c.place, source=c.source, inject=c.inject)
+    if kind == "teacher": return build_teacher(c.preset, info["in_dim"], noise=c.noise)
+    return build_pivad(c.preset, info["in_dim"], info["dims"], c.place, dict(noise=c.noise), source=c.source, inject=c.inject)
 
 # %% ../nbs/20_training.ipynb #0dec1088
 def load_model(
@@ -203,14 +204,13 @@ def check_features(info, table, store):
     if width != info["in_dim"]: wrong.append(f"rgb has {width} dimensions instead of {info['in_dim']}")
     if wrong: raise InputError(f"{store}: these features are not of the kind the model was trained on", found="; ".join(wrong), fix="extract with the model's settings")
 
-# %% ../nbs/20_training.ipynb #967e3330
+# %% ../nbs/20_training.ipynb #40ea8bea
 FREE = ("device", "workers", "save_every")   # settings that may differ when a run is resumed: they do not change the numbers of a CPU run
 
 def check_same_run(path, info):
     "`info` must agree with the one the run began with"
-    old = read_json(path)
-    flat = lambda d: {k: v for k, v in (d | d["config"]).items() if k not in FREE + ("config",)}
-    a, b = flat(old), flat(json.loads(json.dumps(info)))
+    flat = lambda d: {k: v for k, v in (d | asdict(make_config(**d["config"]))).items() if k not in FREE + ("config",)}
+    a, b = flat(read_json(path)), flat(json.loads(json.dumps(info)))
     if wrong := [f"{k}: {a.get(k)} there, {b.get(k)} now" for k in b if a.get(k) != b.get(k)]:
         raise InputError(f"{path.parent}: this folder holds a run with other settings", found="; ".join(wrong), fix="choose another folder, or delete this one")
 

@@ -194,7 +194,7 @@ class ClassifierHead(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 128), nn.ReLU(), nn.Linear(128, 1), nn.Sigmoid())
     def forward(self, x): return self.mlp(x).squeeze(-1)
 
-# %% ../nbs/10_urdmu.ipynb #68016ce7
+# %% ../nbs/10_urdmu.ipynb #31569cf1
 class URDMU(Backbone):
     """Dual Memory Units with Uncertainty Regulation for Weakly Supervised Video Anomaly Detection.
     Zhou, Yu, Yang, AAAI 2023, https://arxiv.org/abs/2302.05160; official code: https://github.com/henrryzh1/UR-DMU.
@@ -207,9 +207,10 @@ class URDMU(Backbone):
         hidden=512,     # Width inside the feed-forward layers
         memory=60,      # Prototypes a memory
         dropout=0.5,    # In the attention stage only
+        noise=True,     # Sample the Gaussian of the normal half in training, as published; see "A mark on the normal half"
     ):
         super().__init__()
-        self.in_dim, self.dim = in_dim, dim
+        self.in_dim, self.dim, self.noise = in_dim, dim, noise
         self.embedding = TemporalEmbedding(in_dim, dim)
         self.selfatt = SelfAttention(dim, depth, heads, dim_head, hidden, dropout)
         self.Amemory, self.Nmemory = Memory(memory, dim), Memory(memory, dim)
@@ -243,7 +244,7 @@ def top_mean(
     index = known.topk(k, -1).indices[..., None].expand(-1, -1, x.shape[-1])   # (B·crops, k, dim)
     return mean_crops(x.gather(1, index).mean(1), crops)                       # (B, dim)
 
-# %% ../nbs/10_urdmu.ipynb #a352b20a
+# %% ../nbs/10_urdmu.ipynb #9b1df286
 @patch
 def paired_head(self:URDMU, F_, crops):
     "Training path (first half normal, second half abnormal): scores and the terms of the loss"
@@ -252,7 +253,7 @@ def paired_head(self:URDMU, F_, crops):
     (A_N, An), (N_N, Nn) = self.Amemory(n), self.Nmemory(n)                # the normal half
     anchor, positive, negative = top_mean(n, N_N, crops), top_mean(a, N_A, crops), top_mean(a, A_A, crops)
     mu, logvar = self.encoder_mu(Nn), self.encoder_var(Nn)                 # (B/2·crops, T, dim)
-    normal = mu + torch.randn_like(mu) * (logvar/2).exp() if self.training else mu
+    normal = mu + torch.randn_like(mu) * (logvar/2).exp() if self.training and self.noise else mu
     abnormal = self.encoder_mu(Aa)
     remembered = torch.cat([normal + self.encoder_mu(An), abnormal + self.encoder_mu(Na)])
     far = torch.relu(100 - top_mean(abnormal, A_A, crops).norm(dim=-1) + top_mean(normal, N_N, crops).norm(dim=-1))
