@@ -63,7 +63,7 @@ def test_kill_and_resume(data, tmp_path):
     assert not [p for p in (tmp_path / "broken").rglob(".*") if p.suffix == ".json"]
 
 
-@pytest.mark.parametrize("options", [dict(inject="add"), dict(source="real"), dict(place=("late",), first_distill=0.0, lambda_2=0.0), dict(decoupled=False, workers=1)], ids=str)
+@pytest.mark.parametrize("options", [dict(inject="add", noise=False), dict(source="real"), dict(place=("late",), first_distill=0.0, lambda_2=0.0), dict(decoupled=False, workers=1)], ids=str)
 def test_variants_train(data, tmp_path, options):
     table, store = pieces(data)
     model, info = load_model(train(small(**options), table, store, tmp_path / "run"), "cpu")
