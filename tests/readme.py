@@ -6,12 +6,18 @@ ROOT = Path(__file__).parent.parent
 
 
 def readme():
-    "The text of README.md"
+    "The text of README.md; cells that begin with `#| echo: false` show what they print, not their code"
+    import nbformat
     from nbconvert import MarkdownExporter
 
-    text, _ = MarkdownExporter().from_filename(str(ROOT / "nbs" / "index.ipynb"))
+    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", 4)
+    nb.metadata.language_info = {"name": "python"}  # the language behind every ```
+    for cell in nb.cells:
+        cell.metadata.transient = {"remove_source": cell.source.startswith("#| echo: false")}
+    text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"\]\(\.\./", "](", text)  # what lies above nbs/ is beside README.md
-    return re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text).strip() + "\n"
+    text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 if __name__ == "__main__":
