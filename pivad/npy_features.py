@@ -6,12 +6,13 @@
 from __future__ import annotations
 import os, re
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from .core import InputError, SNIPPET, check_choice
 from .features import FeatureStore, check_arrays, parts_of
 
 # %% auto #0
-__all__ = ['CROP_FILE', 'LAYOUTS', 'find_npy', 'read_header', 'find_layout', 'NpyStore', 'crop_files', 'open_store']
+__all__ = ['CROP_FILE', 'LAYOUTS', 'find_npy', 'read_header', 'find_layout', 'NpyStore', 'open_store']
 
 # %% ../nbs/05_npy_features.ipynb #c007
 CROP_FILE = re.compile(r"(.+)__(\d+)$")   # Abuse028_x264__3: the fourth crop of Abuse028_x264
@@ -85,7 +86,8 @@ class NpyStore:
     def __repr__(self): return f"NpyStore({str(self.folder)!r}, {self.layout})"
 
 # %% ../nbs/05_npy_features.ipynb #c018
-def crop_files(self, video:str) -> list:
+@patch
+def crop_files(self:NpyStore, video:str) -> list:
     "The files of one video in crop order; a missing crop is an `InputError`"
     if video not in self.files: raise InputError(f"{self.folder}: no features of {video!r}", fix="check the name, or download the missing file")
     crops = self.files[video]
@@ -94,10 +96,9 @@ def crop_files(self, video:str) -> list:
                          fix="download the missing files, or leave the video out")
     return [crops[k] for k in sorted(crops, key=lambda k: k or 0)]
 
-NpyStore.crop_files = crop_files
-
 # %% ../nbs/05_npy_features.ipynb #c019
-def _one_shape(self, video):
+@patch
+def _one_shape(self:NpyStore, video):
     "(crops, T, D) of one video, from one header"
     if video not in self._shapes:
         files = self.crop_files(video)
@@ -108,30 +109,34 @@ def _one_shape(self, video):
         self._shapes[video] = (len(files) if axes == 2 else shape[1 - (self.layout == "(crops, T, D)")], T, D)
     return self._shapes[video]
 
-def _shapes_of(self, video) -> dict:
+@patch
+def shapes(self:NpyStore, video) -> dict:
     "{'rgb': (crops, T, D)} of a joined video's first part"
-    return {"rgb": _one_shape(self, parts_of(video)[0])}
+    return {"rgb": self._one_shape(parts_of(video)[0])}
 
-NpyStore.shapes = _shapes_of
-NpyStore.dims = lambda self, video: {k: s[-1] for k, s in self.shapes(video).items()}
+@patch
+def dims(self:NpyStore, video) -> dict:
+    "{'rgb': D}"
+    return {"rgb": self.shapes(video)["rgb"][-1]}
 
 # %% ../nbs/05_npy_features.ipynb #c021
-def _meta(self, video) -> dict:
+@patch
+def meta(self:NpyStore, video) -> dict:
     "What is known of the features: n_frames (16 a snippet), n_snippets, crops, layout; encoder and weights are not"
-    T = sum(_one_shape(self, v)[1] for v in parts_of(video))
+    T = sum(self._one_shape(v)[1] for v in parts_of(video))
     return {"n_frames": T*SNIPPET, "n_snippets": T, "fps": None, "tail": self.tail, "crops": self.shapes(video)["rgb"][0], "encoder": f"npy, {self.dims(video)['rgb']}-d", "weights_sha256": None}
 
-def _load(self, video, names=None, crop=None) -> dict:
+@patch
+def load(self:NpyStore, video, names=None, crop=None) -> dict:
     "{'rgb': float32 (crops, T, D), or (1, T, D) of one `crop`}"
     for name in names or (): check_choice(f"array in {self.folder}", name, ["rgb"])
-    return {"rgb": np.concatenate([_load_one(self, v, crop) for v in parts_of(video)], axis=1)}
-
-NpyStore.meta, NpyStore.load = _meta, _load
+    return {"rgb": np.concatenate([self._load_one(v, crop) for v in parts_of(video)], axis=1)}
 
 # %% ../nbs/05_npy_features.ipynb #c022
-def _load_one(self, video, crop):
+@patch
+def _load_one(self:NpyStore, video, crop):
     "(crops, T, D) of one file or of one file a crop, checked"
-    files, (n, T, D) = self.crop_files(video), _one_shape(self, video)
+    files, (n, T, D) = self.crop_files(video), self._one_shape(video)
     chosen = range(n) if crop is None else [crop]
     if self.layout == "crop files": arrays = [np.load(files[k], allow_pickle=False) for k in chosen]
     else:
