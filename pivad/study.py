@@ -18,7 +18,7 @@ from .training import FREE, TrainConfig, load_model, make_config, train
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'run_folder', 'trained', 'scored', 'Study', 'report_progress', 'overall',
-           'beside_paper', 'paired']
+           'beside_paper', 'paired', 'variant_plot', 'finding']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -227,3 +227,57 @@ def paired(
         d = wide.loc[v, list(metrics)] - wide.loc[reference, list(metrics)]
         out[v] = {m: f"{d[m].mean():+.1f} ± {d[m].std(ddof=1):.1f} ({(d[m] > 0).sum()}/{len(d)})" for m in metrics}
     return pd.DataFrame.from_dict(out, orient="index")
+
+# %% ../nbs/24_study.ipynb #c053
+def variant_plot(
+    rows,            # From `Study.run`
+    paper=None,      # Variant's name -> metric -> the paper's number; None: no panel for it
+    metric="AUC",    # Which
+):                   # Figure
+    "Each run as a dot, the mean as a bar; the paper's numbers beside them"
+    import matplotlib.pyplot as plt
+    names = list(rows["variant"].unique())
+    fig, axes = plt.subplots(1, 2 if paper else 1, figsize=(8 if paper else 6, 0.8 + 0.32*len(names)), sharey=True, squeeze=False, width_ratios=[3, 2] if paper else None)
+    for i, n in enumerate(names):
+        x = rows.loc[rows["variant"] == n, metric]
+        axes[0, 0].plot(x, [i]*len(x), "o", ms=4, alpha=0.5, color="C0")
+        axes[0, 0].plot([x.mean()]*2, [i - 0.35, i + 0.35], color="C0", lw=2.5)
+        if paper: axes[0, 1].plot(paper.get(n, {}).get(metric, float("nan")), i, "D", ms=5, color="C1")
+    axes[0, 0].set(yticks=range(len(names)), yticklabels=names, xlabel=f"{metric} (%)", title="measured", ylim=(len(names) - 0.5, -0.5))
+    if paper: axes[0, 1].set(xlabel=f"{metric} (%)", title="the paper, UCF-Crime")
+    return fig
+
+# %% ../nbs/24_study.ipynb #c056
+def finding(
+    rows,                # From `Study.run`
+    paper=None,          # Variant's name -> metric -> the paper's number
+    reference="UR-DMU",  # Row to compare with
+    metric="AUC",        # Which
+) -> str:                # Markdown
+    "What the numbers say, in sentences"
+    mean = rows.groupby("variant", sort=False)[metric].mean()
+    n = len(rows)//len(mean)
+    text = [f"{n} runs a row. Highest mean {metric}: {mean.idxmax()}, {mean.max():.1f}; lowest: {mean.idxmin()}, {mean.min():.1f}."]
+    if reference in mean:
+        wide = rows.pivot(index=["fold", "seed"], columns="variant", values=metric)
+        for v in mean.index.drop(reference):
+            d = wide[v] - wide[reference]
+            text.append(f"{v}: {d.mean():+.1f} against {reference}, ahead in {(d > 0).sum()} of {len(d)} pairs" + ("." if len(d) < 5 else f", Wilcoxon p = {_wilcoxon(d):.3f}."))
+    both = {k: v[metric] for k, v in (paper or {}).items() if k in mean and metric in v}
+    if len(both) > 2: text.append(f"The order of the {len(both)} rows that the paper has agrees with the paper's by Spearman's ρ = {mean[list(both)].corr(pd.Series(both), 'spearman'):+.2f} (1: same order, -1: reversed).")
+    return "\n".join(f"- {s}" for s in text)
+
+def _wilcoxon(d):
+    "Two-sided p of the signed-rank test; 1 if all differences are zero"
+    from scipy.stats import wilcoxon
+    return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
+
+# %% ../nbs/24_study.ipynb #c059
+@patch
+def record(self:Study, experiment, rows, **more) -> dict:
+    "All that is needed to judge, or repeat, the experiment"
+    import pivad, torch
+    return {"experiment": experiment, "dataset": str(self.dataset) if not str(self.dataset).endswith(".csv") else Path(self.dataset).name, "selection": "last step",
+            "base": {k: v for k, v in self.base.items() if k != "device"}, "seeds": list(self.seeds), "folds": list(self.folds),
+            "data": {str(f): list(d) for f, d in self.digests.items()}, "rows": rows.round(4).to_dict("records"), "overall": overall(rows).to_dict("index"),
+            **more, "versions": {"pivad": pivad.__version__, "torch": torch.__version__}}
