@@ -265,6 +265,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'pivad.study.open_data': ('study.html#open_data', 'pivad/study.py'),
                              'pivad.study.overall': ('study.html#overall', 'pivad/study.py'),
                              'pivad.study.paired': ('study.html#paired', 'pivad/study.py'),
+                             'pivad.study.part_of': ('study.html#part_of', 'pivad/study.py'),
                              'pivad.study.report_progress': ('study.html#report_progress', 'pivad/study.py'),
                              'pivad.study.run_folder': ('study.html#run_folder', 'pivad/study.py'),
                              'pivad.study.scored': ('study.html#scored', 'pivad/study.py'),

@@ -5,11 +5,11 @@
 # %% ../nbs/24_study.ipynb #c003
 from __future__ import annotations
 import hashlib, json, os, time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from .core import InputError, atomic_path, write_json
+from .core import InputError, atomic_path, rng, write_json
 from .datasets import load_dataset, video_parts
 from .evaluation import evaluate_scores, predict
 from .features import FeatureStore, parts_of
@@ -17,7 +17,7 @@ from .training import FREE, TrainConfig, load_model, make_config, train
 
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
-           'Variant', 'control', 'run_folder', 'trained', 'scored', 'Study', 'report_progress', 'overall',
+           'Variant', 'control', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress', 'overall',
            'beside_paper', 'paired', 'variant_plot', 'finding']
 
 # %% ../nbs/24_study.ipynb #c007
@@ -144,10 +144,12 @@ class Study:
     folds:tuple = (None,)         # Test folds; (None,) for a dataset with one split
     seeds:tuple = (0, 1)          # Each trains anew
     device:str = "auto"           # See `pick_device`
+    share:float = 1.              # Of the training videos
 
     def __post_init__(self):
         opened = {fold: open_data(self.dataset, self.features, self.root, fold) for fold in self.folds}
         self.data, self.store = {f: d for f, (d, _) in opened.items()}, next(iter(opened.values()))[1]
+        if self.share < 1: self.data = {f: replace(d, table=pd.concat([part_of(d.train, self.share, f), d.test])) for f, d in self.data.items()}
         self.digests = {f: (data_digest(d.train, self.store), data_digest(d.test, self.store)) for f, d in self.data.items()}
         self.base = self.base | {"device": self.device}
         self.evaluations = {}     # (variant, fold, seed) -> Evaluation
@@ -156,6 +158,17 @@ class Study:
     def jobs(self, variants): return [(v, fold, seed) for v in variants for fold in self.folds for seed in self.seeds]
 
 # %% ../nbs/24_study.ipynb #c036
+def part_of(
+    table,        # Training videos
+    share:float,  # In (0, 1]
+    *keys,        # For the draw, as in `rng`
+) -> pd.DataFrame:
+    "A share of the videos of each label, at least one"
+    if not 0 < share <= 1: raise InputError("share of the training videos", found=share, expected="a number above 0, at most 1")
+    parts = [t.iloc[rng("share", label, *keys).permutation(len(t))[:max(1, round(share*len(t)))]] for label, t in table.groupby("label")]
+    return pd.concat(parts).sort_index()
+
+# %% ../nbs/24_study.ipynb #c039
 @patch
 def run(self:Study, variants) -> pd.DataFrame:
     "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
@@ -191,12 +204,12 @@ def rows(self:Study, variants) -> pd.DataFrame:
     return pd.DataFrame([{"variant": v.name, "fold": fold, "seed": seed} | {k: 100*self.evaluations[v.name, fold, seed].metrics[k] for k in METRICS}
                          for v, fold, seed in self.jobs(variants)])
 
-# %% ../nbs/24_study.ipynb #c038
+# %% ../nbs/24_study.ipynb #c041
 def report_progress(done, total):
     "Leave word for whoever started this notebook"
     if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total})
 
-# %% ../nbs/24_study.ipynb #c043
+# %% ../nbs/24_study.ipynb #c046
 def overall(
     rows,              # From `Study.run`
     metrics=METRICS,   # Columns
@@ -205,7 +218,7 @@ def overall(
     seeds = rows.groupby(["variant", "seed"], sort=False)[list(metrics)].mean().groupby("variant", sort=False)
     return seeds.mean().map("{:.1f}".format) + " ± " + seeds.std(ddof=1).map("{:.1f}".format)
 
-# %% ../nbs/24_study.ipynb #c046
+# %% ../nbs/24_study.ipynb #c049
 def beside_paper(
     rows,            # From `Study.run`
     paper:dict,      # Variant's name -> metric -> the paper's number, in per cent
@@ -214,7 +227,7 @@ def beside_paper(
     measured, published = overall(rows), pd.DataFrame.from_dict(paper, orient="index")
     return pd.concat({"measured": measured, "paper": published.reindex(measured.index).map(lambda x: "" if pd.isna(x) else f"{x:.2f}")}, axis=1)
 
-# %% ../nbs/24_study.ipynb #c049
+# %% ../nbs/24_study.ipynb #c052
 def paired(
     rows,                # From `Study.run`
     reference="UR-DMU",  # Variant to compare with
@@ -228,7 +241,7 @@ def paired(
         out[v] = {m: f"{d[m].mean():+.1f} ± {d[m].std(ddof=1):.1f} ({(d[m] > 0).sum()}/{len(d)})" for m in metrics}
     return pd.DataFrame.from_dict(out, orient="index")
 
-# %% ../nbs/24_study.ipynb #c053
+# %% ../nbs/24_study.ipynb #c056
 def variant_plot(
     rows,            # From `Study.run`
     paper=None,      # Variant's name -> metric -> the paper's number; None: no panel for it
@@ -247,7 +260,7 @@ def variant_plot(
     if paper: axes[0, 1].set(xlabel=f"{metric} (%)", title="the paper, UCF-Crime")
     return fig
 
-# %% ../nbs/24_study.ipynb #c056
+# %% ../nbs/24_study.ipynb #c059
 def finding(
     rows,                # From `Study.run`
     paper=None,          # Variant's name -> metric -> the paper's number
@@ -272,7 +285,7 @@ def _wilcoxon(d):
     from scipy.stats import wilcoxon
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
-# %% ../nbs/24_study.ipynb #c059
+# %% ../nbs/24_study.ipynb #c062
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"
