@@ -13,7 +13,7 @@ from .study import code_digest, data_digest, digest, open_data
 
 # %% auto #0
 __all__ = ['PATHS', 'find_notebooks', 'notebook_parameters', 'check_parameters', 'all_parameters', 'result_key', 'execute',
-           'write_notebook', 'Job', 'rerun', 'plan', 'work']
+           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show']
 
 # %% ../nbs/25_runs.ipynb #c006
 def find_notebooks(
@@ -100,9 +100,9 @@ class Job:
     def hidden(self): return self.out.with_name(f".{self.out.name}")
     def cached(self): return self.json.is_file() and self.notebook.is_file() and read_json(self.json).get("key") == self.key
     def progress(self):
-        "(done, total) runs of the notebook's study, (0, None) before it has said so"
-        try: p = json.loads(self.hidden.with_suffix(".progress").read_text()); return p["done"], p["total"]
-        except (OSError, ValueError): return 0, None
+        "done, total and cached runs of the notebook's study; total None before it has said so"
+        try: return json.loads(self.hidden.with_suffix(".progress").read_text())
+        except (OSError, ValueError): return {"done": 0, "total": None, "cached": 0}
 
 # %% ../nbs/25_runs.ipynb #c025
 @patch
@@ -168,9 +168,14 @@ def work(jobs, workers, threads):
                 bars[job.name] = tqdm(desc=job.name, unit="run", position=len(bars), dynamic_ncols=True)
             time.sleep(0.2)
             for job in list(running):
-                bar, over = bars[job.name], job.poll()
-                done, total = job.progress() if not over else (bar.n, bar.total)
-                bar.total = total; bar.update(done - bar.n); bar.set_postfix_str(job.state)
-                if over: running.remove(job); bar.close()
+                show(bars[job.name], job.progress())
+                if job.poll(): running.remove(job); bars[job.name].set_postfix_str(job.state); bars[job.name].close()
     finally:
         for job in running: job.process.terminate()
+
+# %% ../nbs/25_runs.ipynb #c030
+def show(bar, p):
+    "Draw a job's progress; runs from the cache do not count in its speed, so that the time left is that of real training"
+    if (p["done"], p["total"]) == (bar.n, bar.total): return
+    bar.total, bar.initial, bar.n = p["total"], p["cached"], p["done"]
+    bar.refresh()

@@ -18,7 +18,7 @@ from .training import FREE, TrainConfig, load_model, make_config, train
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress', 'overall',
-           'beside_paper', 'paired', 'variant_plot', 'finding']
+           'beside_paper', 'paired', 'classwise_plot', 'variant_plot', 'finding']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -153,7 +153,7 @@ class Study:
         self.digests = {f: (data_digest(d.train, self.store), data_digest(d.test, self.store)) for f, d in self.data.items()}
         self.base = self.base | {"device": self.device}
         self.evaluations = {}     # (variant, fold, seed) -> Evaluation
-        self.asked = 0            # runs asked for so far, for the progress
+        self.asked = self.cached = 0   # runs asked for so far, and how many of them were there, for the progress
 
     def jobs(self, variants): return [(v, fold, seed) for v in variants for fold in self.folds for seed in self.seeds]
 
@@ -181,7 +181,7 @@ def run(self:Study, variants) -> pd.DataFrame:
         while todo:
             left = []
             for job in todo:
-                try: self._one(*job); bar.update(); report_progress(len(self.evaluations), self.asked)
+                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.evaluations), self.asked, self.cached)
                 except Timeout: left.append(job)             # another process trains it: come back later
             if len(left) == len(todo): time.sleep(1)
             todo = left
@@ -189,11 +189,13 @@ def run(self:Study, variants) -> pd.DataFrame:
 
 @patch
 def _one(self:Study, variant, fold, seed):
-    data, cfg = self.data[fold], variant.config(self.base, seed)
-    for_training, for_test = self.digests[fold]
+    "Train and evaluate one run; whether its training was there already"
+    data, cfg, (for_training, for_test) = self.data[fold], variant.config(self.base, seed), self.digests[fold]
+    there = (run_folder(self.runs, cfg, for_training, variant.kind)/f"{variant.kind}.safetensors").is_file()
     path = trained(cfg, data.train, self.store, self.runs, variant.kind, wait=False, data=for_training)
     scores = scored(path, data.test, self.store, self.device, for_test)
     self.evaluations[variant.name, fold, seed] = evaluate_scores(scores, data.test, tail=self.tail(data), selection="last step", n_bootstrap=0)
+    return there
 
 @patch
 def tail(self:Study, data): return self.store.meta(video_parts(data.test.iloc[0])).get("tail", "drop")
@@ -205,9 +207,9 @@ def rows(self:Study, variants) -> pd.DataFrame:
                          for v, fold, seed in self.jobs(variants)])
 
 # %% ../nbs/24_study.ipynb #c041
-def report_progress(done, total):
+def report_progress(done, total, cached):
     "Leave word for whoever started this notebook"
-    if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total})
+    if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total, "cached": cached})
 
 # %% ../nbs/24_study.ipynb #c046
 def overall(
@@ -242,6 +244,39 @@ def paired(
     return pd.DataFrame.from_dict(out, orient="index")
 
 # %% ../nbs/24_study.ipynb #c056
+@patch
+def classwise(self:Study, variants, draws=200) -> pd.DataFrame:
+    "One row a run and class: AUC in per cent, its 95 % bootstrap interval over videos (nan with one video), and their number"
+    out = []
+    for v, fold, seed in self.jobs(variants):
+        data, e = self.data[fold], self.evaluations[v.name, fold, seed]
+        for c, t in data.test[data.test["label"] == 1].groupby("class"):
+            n = draws if len(t) > 1 else 0
+            part = evaluate_scores(e.scores, t.reset_index(drop=True), tail=self.tail(data), n_bootstrap=n)
+            low, high = part.intervals.get("AUC", (float("nan"),)*2)
+            out.append({"class": c, "variant": v.name, "fold": fold, "seed": seed, "AUC": 100*part.metrics["AUC"], "low": 100*low, "high": 100*high, "videos": len(t)})
+    return pd.DataFrame(out)
+
+# %% ../nbs/24_study.ipynb #c057
+def classwise_plot(
+    classes,   # From `Study.classwise`
+):             # Axes
+    "Bars of the mean over runs, class by class; whiskers are the intervals, averaged over runs"
+    import matplotlib.pyplot as plt
+    names, labels = list(classes["class"].unique()), list(classes["variant"].unique())
+    fig, ax = plt.subplots(figsize=(max(4, 1.6 + 0.9*len(names)), 3))
+    for i, v in enumerate(labels):
+        m = classes[classes["variant"] == v].groupby("class")[["AUC", "low", "high"]].mean().reindex(names)
+        x = [j + (i - (len(labels) - 1)/2)*0.8/len(labels) for j in range(len(names))]
+        ax.bar(x, m["AUC"], 0.8/len(labels), label=v, color=f"C{i}")
+        ax.vlines(x, m["low"], m["high"], color="0.25", lw=1)
+    videos = classes.groupby("class")["videos"].max()
+    ax.set(xticks=range(len(names)), ylabel="AUC (%)", ylim=(0, 102))
+    ax.set_xticklabels([f"{c}\n({videos[c]})" for c in names], rotation=35, ha="right", fontsize=8)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+# %% ../nbs/24_study.ipynb #c061
 def variant_plot(
     rows,            # From `Study.run`
     paper=None,      # Variant's name -> metric -> the paper's number; None: no panel for it
@@ -260,7 +295,7 @@ def variant_plot(
     if paper: axes[0, 1].set(xlabel=f"{metric} (%)", title="the paper, UCF-Crime")
     return fig
 
-# %% ../nbs/24_study.ipynb #c059
+# %% ../nbs/24_study.ipynb #c064
 def finding(
     rows,                # From `Study.run`
     paper=None,          # Variant's name -> metric -> the paper's number
@@ -285,7 +320,7 @@ def _wilcoxon(d):
     from scipy.stats import wilcoxon
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
-# %% ../nbs/24_study.ipynb #c062
+# %% ../nbs/24_study.ipynb #c067
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"
