@@ -8,12 +8,12 @@ import ast, json, os, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from .core import InputError, check_choice, read_json, write_json
+from .core import InputError, atomic_path, check_choice, read_json, write_json
 from .study import code_digest, data_digest, digest, open_data
 
 # %% auto #0
 __all__ = ['PATHS', 'find_notebooks', 'notebook_parameters', 'check_parameters', 'all_parameters', 'result_key', 'execute',
-           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show']
+           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show', 'report', 'describe_record', 'markdown_tables']
 
 # %% ../nbs/25_runs.ipynb #c006
 def find_notebooks(
@@ -179,3 +179,32 @@ def show(bar, p):
     if (p["done"], p["total"]) == (bar.n, bar.total): return
     bar.total, bar.initial, bar.n = p["total"], p["cached"], p["done"]
     bar.refresh()
+
+# %% ../nbs/25_runs.ipynb #c036
+def report(
+    results="results",          # Folder of JSON files
+    out="results/report.md",    # Page to write
+) -> Path:
+    "A Markdown page with the table of every result that has one"
+    records = {p.stem: r for p in sorted(Path(results).glob("*.json")) if "overall" in (r := read_json(p))}
+    if not records: raise InputError(f"{results}: no results there", fix="run `pivad rerun` first")
+    page = ["# Results", "", f"{len(records)} experiments. In per cent: mean ± standard deviation over the seeds of the mean over the folds; a run reports its last step unless its record says otherwise."]
+    for name, r in records.items(): page += ["", f"## {name}", "", describe_record(r), "", *markdown_tables(r["overall"])]
+    with atomic_path(out) as tmp: tmp.write_text("\n".join(page) + "\n")
+    return Path(out)
+
+# %% ../nbs/25_runs.ipynb #c037
+def describe_record(r:dict) -> str:
+    "One paragraph: dataset, settings, seeds, versions, time"
+    settings = r.get("base") or {k: v for k, v in r.get("config", {}).items() if k in ("preset", "modalities", "segments", "batch_size", "lr", "warmup_steps", "steps")}
+    parts = [f"Dataset {r.get('dataset')}, selection: {r.get('selection')}", f"{len({x['seed'] for x in r['rows']})} seeds, {len({x['fold'] for x in r['rows']})} folds"] if r.get("rows") else []
+    parts += [", ".join(f"{k} {'+'.join(v) if isinstance(v, list) else v}" for k, v in settings.items())] if settings else []
+    parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items())] + ([f"{r['seconds']:.0f} s"] if "seconds" in r else [])
+    return ". ".join(p for p in parts if p) + "."
+
+def markdown_tables(table:dict) -> list:
+    "Lines of a Markdown table of row -> column -> text; one table each where it is nested once more"
+    if not table: return []
+    if isinstance(next(iter(next(iter(table.values())).values())), dict): return [line for k, t in table.items() for line in (f"{k}:", "", *markdown_tables(t), "")]
+    columns = list(next(iter(table.values())))
+    return ["| | " + " | ".join(columns) + " |", "|---|" + "---|"*len(columns)] + [f"| {k} | " + " | ".join(str(v[c]) for c in columns) + " |" for k, v in table.items()]
