@@ -8,7 +8,7 @@ import ast, json, os, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from .core import InputError, atomic_path, check_choice, read_json, write_json
+from .core import InputError, atomic_path, check_choice, read_json, require, write_json
 from .study import code_digest, data_digest, digest, open_data
 
 # %% auto #0
@@ -27,8 +27,8 @@ def find_notebooks(
 # %% ../nbs/25_runs.ipynb #c008
 def notebook_parameters(path) -> dict:
     "name -> default, of a notebook's parameters cell"
-    from papermill import inspect_notebook
-    return {k: v["default"] for k, v in inspect_notebook(str(path)).items()}
+    papermill = require("papermill", "notebooks")
+    return {k: v["default"] for k, v in papermill.inspect_notebook(str(path)).items()}
 
 def check_parameters(path, parameters):
     "`parameters`, if the notebook has them all"
@@ -63,7 +63,7 @@ def execute(
     parameters:dict,   # Checked before
 ):
     "Run one notebook by papermill; its last lines of traceback in a RuntimeError if it fails"
-    import papermill
+    papermill = require("papermill", "notebooks")
     out, path = Path(out).resolve(), Path(path).resolve()
     running = out.with_name(f".{out.stem}.running.ipynb")
     try:
