@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TABLES := table1_sota table3_components table4_placement table5_cost table6_modalities figure3_classwise figure4_qualitative figure5_single_modality figure6_mixtures sensitivity training_size
 
 .DEFAULT_GOAL := help
-.PHONY: help install test bench notebooks readme dist clean
+.PHONY: help install test bench tables notebooks readme dist clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +24,10 @@ test: install ## run all tests: notebooks, export, reference values, command lin
 
 bench: install ## time and memory, each against its baseline
 	$(BIN)/python tests/bench.py
+
+tables: install ## every table and figure of the paper on SimCCTV, then the report page
+	$(BIN)/pivad rerun $(TABLES) --dataset simcctv --seeds 2 --workers 2
+	$(BIN)/pivad report
 
 notebooks: install ## export pivad/ and run every numbered notebook in place
 	$(BIN)/nbdev-export

@@ -59,12 +59,12 @@ def test_clean(copy):
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
 def test_committed_outputs(path):
-    "Outputs are those of a clean run: no errors, no unexecuted notebook"
+    "Outputs are those of a clean run: no errors, none unexecuted but experiments, whose executed versions lie in results/"
     import nbformat
 
     code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and c.source.strip()]
     errors = [o.ename for c in code for o in c.outputs if o.output_type == "error"]
-    assert not errors and any(c.outputs for c in code)
+    assert not errors and (path.parent.name == "experiments" or any(c.outputs for c in code))
 
 
 def test_readme_is_index():
