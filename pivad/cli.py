@@ -71,11 +71,12 @@ def extract(videos, out, rgb, modalities, crops, tail, batch_size, device, overw
 @click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
 @click.option("--features", type=click.Path(exists=True, file_okay=False), help="Feature folder; lengths are read there instead of from the videos.")
 @click.option("--fold", type=int, help="Which fold is the test split.")
+@click.option("--lineage", help="Which frames count: drop, stretch, pad or features; for UCF-Crime, see 07_benchmarks.")
 @click.option("--out", type=click.Path(), help="Write the table to this CSV file.")
-def dataset(name, root, features, fold, out):
+def dataset(name, root, features, fold, lineage, out):
     """Build the table of dataset NAME: a row a video, with split, label and events."""
     from pivad.datasets import load_dataset, save_table, summary
-    options = {"features": features} if features else {}
+    options = {k: v for k, v in {"features": features, "lineage": lineage}.items() if v}
     data = load_dataset(name, root=root, fold=fold, **options)
     click.echo(f"{data}\n{summary(data.table)}")
     for note in getattr(data, "notes", []): click.echo(f"note: {note}")

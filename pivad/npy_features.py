@@ -67,7 +67,7 @@ class NpyStore:
     def __init__(self,
         folder,         # Searched with all folders below
         layout="auto",  # A name in `LAYOUTS`; "auto" looks at up to 50 files
-        tail=None,      # How the tail was treated, if known: a name in pivad.datasets.LINEAGES
+        tail="drop",    # What happened to the frames after the last whole snippet; the files do not say
     ):
         self.folder, self.tail, self._shapes = Path(folder), tail, {}
         if not self.folder.is_dir(): raise InputError(f"{folder}: no such feature folder")

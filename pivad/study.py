@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from .core import InputError, atomic_path, rng, write_json
-from .datasets import load_dataset, video_parts
+from .datasets import dataset_options, load_dataset, video_parts
 from .evaluation import evaluate_scores, predict
-from .features import FeatureStore, parts_of
+from .features import parts_of
+from .npy_features import open_store
 from .training import FREE, TrainConfig, load_model, make_config, train
 
 # %% auto #0
@@ -53,9 +54,10 @@ def open_data(
     root=None,       # The dataset's own files
     fold=None,       # Which fold is the test split
 ):                   # (Dataset, FeatureStore)
-    "A dataset and its features; a dataset that is joined from clips takes their lengths from the features"
-    store = FeatureStore(features)
-    return load_dataset(dataset, root=root, fold=fold, **({"features": store} if dataset == "surveillance_fights" else {})), store
+    "A dataset and its features; where lengths depend on the features, they are taken from there"
+    store = open_store(features)
+    wants = "features" in dataset_options(dataset)
+    return load_dataset(dataset, root=root, fold=fold, **({"features": store} if wants else {})), store
 
 # %% ../nbs/24_study.ipynb #c017
 @dataclass(frozen=True)
