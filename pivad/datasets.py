@@ -239,6 +239,7 @@ def ucsd_ped2(
 DATASETS = {   # name -> a function that returns a Dataset, or "module:function", imported when asked for
     "ucsd_ped2": ucsd_ped2,
     "surveillance_fights": "pivad.surveillance_fights:surveillance_fights",
+    "simcctv": "pivad.simcctv:simcctv",
 }
 
 # %% ../nbs/07_datasets.ipynb #6151beba

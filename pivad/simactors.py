@@ -388,8 +388,11 @@ class Solid:
     last:int = 10**9
     beams:bool = False     # Headlights
     words:str = ""         # For captions
-    labels:list = field(default_factory=list)
     def present(self, t): return self.first <= t < self.last
+    def __post_init__(self):
+        self.count, self.corners = np.cumsum([0] + [len(f[0]) for f in self.faces]), np.concatenate([f[0] for f in self.faces])
+        n = np.array([np.cross(f[0][1] - f[0][0], f[0][2] - f[0][0]) for f in self.faces])
+        self.normals = n/(np.linalg.norm(n, axis=1, keepdims=True) + 1e-9)
 
 def placed(points, pose):
     "Points of a solid in the world"
@@ -455,20 +458,20 @@ def draw_solid(canvas, solid, t, ident):
     "One rigid thing in frame t"
     camera, light = canvas.static.camera, canvas.static.light
     now, after = solid.poses[t], solid.poses[min(t + 1, len(solid.poses) - 1)]
-    faces = [(placed(c, now), rgb, glow) for c, rgb, glow in solid.faces]
-    normals = np.array([np.cross(c[1] - c[0], c[2] - c[0]) for c, _, _ in faces])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
-    centres = np.array([c.mean(0) for c, _, _ in faces])
-    seen = [i for i in range(len(faces)) if normals[i] @ (np.asarray(camera.eye) - centres[i]) > 0]
-    projected = {i: camera.project(faces[i][0]) for i in seen}
-    seen = [i for i in seen if projected[i][1].min() > .3]
+    corners, normals = placed(solid.corners, now), placed(solid.normals, now*[0, 0, 0, 1])
+    uv, z = camera.project(corners)
+    part = [slice(i, j) for i, j in zip(solid.count, solid.count[1:])]
+    centres = np.array([corners[p].mean(0) for p in part])
+    facing = ((np.asarray(camera.eye) - centres)*normals).sum(1) > 0
+    seen = [i for i, p in enumerate(part) if facing[i] and z[p].min() > .3]
     if not seen: return
-    low, high = (np.array([getattr(projected[i][0], m)(0) for i in seen]).__getattribute__(m)(0) for m in ("min", "max"))
+    shown = np.concatenate([uv[part[i]] for i in seen])
+    low, high = shown.min(0), shown.max(0)
     w = _window(low, high)
     if w is None: return
     sun = _solid_sun(canvas.static, now)
     lit = irradiance(light, centres, normals, sun)
-    cover, depth, colour = _fill(w, seen, faces, projected, lit, normals, centres, camera)
+    cover, depth, colour = _fill(w, seen, solid.faces, [uv[p] for p in part], [z[p] for p in part], lit, normals, centres, camera)
     put(canvas, w, cover, depth, colour, ident, _rigid_flow(canvas.static, w, depth, now, after))
 
 # %% ../nbs/09_simactors.ipynb #c040
@@ -478,21 +481,22 @@ def _solid_sun(static, pose):
     u, v = np.clip(np.round(uv), 0, [WIDTH - 1, HEIGHT - 1]).astype(int)
     return static.sunlit[v, u]
 
-def _fill(w, seen, faces, projected, lit, normals, centres, camera):
+def _fill(w, seen, faces, projected, far, lit, normals, centres, camera):
     "(coverage, depth, colour) of the faces; a solid lists them from the inside out, so that the later ones may cover the earlier"
     shape = w[0].stop - w[0].start, w[1].stop - w[1].start
     cover, patch = np.zeros(shape, np.uint8), np.zeros((*shape, 3), np.uint8)
     depth = np.full(shape, 1e6, np.float32)
     rays = camera.rays_cache()[w]
     tone = {i: np.sqrt(np.clip(np.asarray(faces[i][1])*lit[i] + np.asarray(faces[i][1])*faces[i][2]*2, 0, 1))*255 for i in seen}
-    patch[:] = tone[max(seen, key=lambda i: len(faces[i][0]) == 4 and np.ptp(projected[i][0], axis=0).prod())]
+    patch[:] = tone[max(seen, key=lambda i: len(faces[i][0]) == 4 and np.ptp(projected[i], axis=0).prod())]
     one = np.zeros(shape, np.uint8)
     for i in seen:
-        points = np.round((projected[i][0] - [w[1].start, w[0].start])*16).astype(np.int32)
+        points = np.round((projected[i] - [w[1].start, w[0].start])*16).astype(np.int32)
         one[:] = 0
         for image, value in ((patch, tone[i].tolist()), (cover, 255), (one, 255)): cv2.fillConvexPoly(image, points, value, cv2.LINE_AA, 4)
         inside = one >= 128
-        depth[inside] = ((normals[i] @ (centres[i] - camera.eye)) / (rays[inside] @ normals[i]))
+        with np.errstate(divide="ignore"): plane = (normals[i] @ (centres[i] - camera.eye)) / (rays[inside] @ normals[i])
+        depth[inside] = np.clip(plane, far[i].min(), far[i].max())      # at a grazing face's edge the plane runs away
     return cover.astype(np.float32)/255, _edges(depth), (patch.astype(np.float32)/255)**2
 
 def _edges(depth):
@@ -572,18 +576,16 @@ def _cast(points, to, lamp):
     return lamp + (points - lamp)*k
 
 def draw_shadows(canvas, figures, solids, t):
-    "Shadows of people and solids on the ground"
+    "Shadows of people, given as (figure, light at it), and solids on the ground"
     static, camera = canvas.static, canvas.static.camera
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    for f in figures:
-        joints = f.joints[t]
-        _, _, to, share = light_at(static, joints[J["pelvis"], :2])
-        uv, z = camera.project(np.vstack([_ground(static, joints, to), _ground(static, joints[:, :], to)[:0]]))
+    for f, (_, _, to, share) in figures:
+        uv, z = camera.project(_ground(static, f.joints[t], to))
         if z.min() < .5: continue
         uv = np.round(np.clip(uv, -2000, 2000)*8).astype(np.int32)
         for a, b, r in LIMBS: cv2.line(mask, uv[a].tolist(), uv[b].tolist(), int(255*share), max(int(1.7*r*f.look.height*camera.f/z[a]), 1), cv2.LINE_8, 3)
     for s in solids:
-        corners = placed(np.concatenate([f[0] for f in s.faces]), s.poses[t])
+        corners = placed(s.corners, s.poses[t])
         _, _, to, share = light_at(static, s.poses[t, :2])
         uv, z = camera.project(_ground(static, corners, to))
         if z.min() > .5: cv2.fillConvexPoly(mask, cv2.convexHull(np.round(np.clip(uv, -2000, 2000)).astype(np.int32)), int(255*share))
@@ -605,10 +607,12 @@ def headlights(canvas, solid, t):
     "A pool of light on the ground before a vehicle, at dusk and at night"
     static = canvas.static
     x, y, _, h = solid.poses[t]
-    ground = np.asarray(static.camera.eye, np.float32) + static.rays*static.depth[..., None] - np.array([x, y, 0], np.float32)
-    a, b = ground[..., 0]*np.cos(h) + ground[..., 1]*np.sin(h) - 2.2, ground[..., 1]*np.cos(h) - ground[..., 0]*np.sin(h)
-    beam = np.exp(-(b/(.7 + .22*np.clip(a, 0, None)))**2)*np.clip(a, 0, 1)*np.exp(-a/6)*(a > 0)*(ground[..., 2] < 2)
-    canvas.colour *= (1 + 2.4*static.light.glow**2*beam)[..., None]
+    ground = static.ground() - np.array([x, y, 0], np.float32)                                       # (H/2, W/2, 3)
+    c, d = np.float32(np.cos(h)), np.float32(np.sin(h))
+    a, b = ground[..., 0]*c + ground[..., 1]*d - np.float32(2.2), ground[..., 1]*c - ground[..., 0]*d
+    far = np.maximum(a, 0)
+    beam = np.exp(-(b/(.7 + .22*far))**2 - far/6)*np.minimum(far, 1)*(ground[..., 2] < 2)
+    if beam.max() > .02: canvas.colour *= 1 + np.float32(2.4*static.light.glow**2)*cv2.resize(beam, (WIDTH, HEIGHT))[..., None]
 
 # %% ../nbs/09_simactors.ipynb #c050
 def bake(static, solids):
@@ -643,13 +647,14 @@ def draw(
     static, eye = world.static, np.asarray(world.static.camera.eye)
     figures = [(i, f) for i, f in enumerate(world.figures) if f.present(t)]
     solids = [(i, s) for i, s in enumerate(world.solids) if s.present(t)]
-    draw_shadows(canvas, [f for _, f in figures], [s for _, s in solids if s.kind == "vehicle"], t)
+    lit = {i: light_at(static, f.joints[t, J["pelvis"], :2]) for i, f in figures}
+    draw_shadows(canvas, [(f, lit[i]) for i, f in figures], [s for _, s in solids if s.kind == "vehicle"], t)
     for _, s in solids:
         if s.beams and static.light.glow > .3: headlights(canvas, s, t)
     order = [(np.linalg.norm(f.joints[t, J["pelvis"]] - eye), i, f) for i, f in figures] + [(np.linalg.norm(s.poses[t, :3] - eye) - (s.kind == "bag")*.3, i, s) for i, s in solids]
     for _, i, thing in sorted(order, key=lambda o: -o[0]):
         if isinstance(thing, Solid): draw_solid(canvas, thing, t, CLASSES.index(thing.kind)*1000 + i + 1); continue
-        ambient, direct, to, _ = light_at(static, thing.joints[t, J["pelvis"], :2])
+        ambient, direct, to, _ = lit[i]
         draw_person(canvas, thing.joints[t], thing.joints[min(t + 1, len(thing.joints) - 1)], thing.look, thing.parts, THINGS*1000 + i + 1,
                     (ambient, direct, static.camera.axes @ to))
     for g in world.glows: shine(canvas, g, t)

@@ -14,9 +14,10 @@ from .simworld import FPS
 # %% auto #0
 __all__ = ['EPISODES', 'Play', 'guard', 'punch', 'kick', 'fall', 'get_up', 'talk', 'step', 'smoke', 'flames', 'flicker', 'flash',
            'passer', 'group', 'sitter', 'queue', 'rush', 'ride', 'clear', 'vehicle', 'traffic', 'parking', 'railway',
-           'meet', 'fighting', 'hugging', 'assault', 'helping', 'robbery', 'handing', 'shoplifting', 'shopping',
-           'vandalism', 'cleaning', 'accident', 'braking', 'bystanders', 'explosion', 'steam', 'arson', 'grilling',
-           'shooting', 'photographing', 'falling', 'kneeling', 'background', 'write_play', 'make_world', 'film']
+           'sliding_door', 'meet', 'fighting', 'hugging', 'assault', 'helping', 'robbery', 'handing', 'shoplifting',
+           'shopping', 'vandalism', 'cleaning', 'accident', 'braking', 'bystanders', 'explosion', 'steam', 'arson',
+           'grilling', 'shooting', 'photographing', 'falling', 'kneeling', 'background', 'write_play', 'make_world',
+           'film']
 
 # %% ../nbs/09_simevents.ipynb #c006
 @dataclass
@@ -231,7 +232,7 @@ def parking(play, t):
     x, y, h = play.scene.bays[play.g.integers(len(play.scene.bays))]
     side = play.g.choice([-1., 1.])
     h0 = 0. if side < 0 else np.pi
-    return ride(play, [(t, side*24, 6., h0), (t + (24 - abs(x) + 4*0)/4.2, x + side*3.2, 6.1, h0), (t + (24 - abs(x))/4.2 + 2.1, x + side*.5, 8., (h + h0)/2), (t + (24 - abs(x))/4.2 + 4.2, x, y, h)])
+    return ride(play, [(t, side*36, 6., h0), (t + (36 - abs(x))/4.2 - 1.2, x + side*3.2, 6.1, h0), (t + (36 - abs(x))/4.2 + 1., x + side*.5, 8., (h + h0)/2), (t + (36 - abs(x))/4.2 + 3.2, x, y, h)])
 
 def railway(play, t):
     "A train arrives, stops for a while and leaves"
@@ -242,7 +243,19 @@ def railway(play, t):
     colour = [(.5, .08, .06), (.08, .2, .42), (.5, .5, .5), (.1, .32, .18)][play.g.integers(4)]
     play.solids.append(Solid(train(colour), "vehicle", poses, words="a train at the platform"))
 
-# %% ../nbs/09_simevents.ipynb #c016
+# %% ../nbs/09_simevents.ipynb #c014
+def sliding_door(play, figures):
+    "The shop's door: two panels that slide aside for whoever comes near"
+    near = np.zeros(play.n + 1, bool)
+    for f in figures:
+        at = f.joints[:, J["pelvis"], :2]
+        near |= (np.linalg.norm(at - [-6., 2.1], axis=1) < 1.7) & (np.arange(play.n + 1) >= f.first) & (np.arange(play.n + 1) < f.last)
+    share = np.convolve(np.pad(near.astype(float), 5, mode="edge"), np.ones(11)/11, "valid")
+    still = np.zeros(play.n + 1)
+    panel = block((-.03, -.46, 0), (.03, .46, 2.15), (.16, .2, .22)) + block((-.035, -.4, .95), (.035, .4, 1.05), (.5, .5, .5))
+    return [Solid(panel, "door", np.stack([still - 6.05, 2.1 + side*(.45 + .85*share), still, still], -1), words="a sliding door") for side in (-1, 1)]
+
+# %% ../nbs/09_simevents.ipynb #c017
 def meet(play, t, gap=.9, **looks):
     "Two people who reach a stage at time t and face each other"
     at, d = play.stage()
@@ -289,7 +302,7 @@ def hugging(play, t):
     to = play.exit()
     play.depart(a, to=to), play.depart(b, to=to)
 
-# %% ../nbs/09_simevents.ipynb #c017
+# %% ../nbs/09_simevents.ipynb #c018
 def assault(play, t):
     "Somebody runs up to a standing person, strikes until they fall, kicks, and runs away"
     at, d = play.stage()
@@ -320,7 +333,7 @@ def helping(play, t):
     for p in (a, v): p.rest(.4); talk(p, play.g.uniform(1, 3), play.g)
     to = play.exit(); play.depart(a, to=to), play.depart(v, to=to)
 
-# %% ../nbs/09_simevents.ipynb #c018
+# %% ../nbs/09_simevents.ipynb #c019
 def robbery(play, t):
     "Somebody snatches a bag, struggles and runs off with it; the owner runs after"
     at, d = play.stage()
@@ -352,7 +365,7 @@ def handing(play, t):
     play.depart(a, play.g.uniform(1.8, 3.8)); v.wait(play.g.uniform(.5, 3)); play.depart(v)
     play.things.append((bag((.3, .06, .05), (.36, .18, .3)), [(a.since - 1, a, "right"), (took, v, "left")], "a bag"))
 
-# %% ../nbs/09_simevents.ipynb #c019
+# %% ../nbs/09_simevents.ipynb #c020
 def _reach(p, high): return p.pose(.45, arm_r=.9 + .8*high, elbow_r=.15, lean=.15).wait(.2).pose(.4, arm_r=.35, elbow_r=1.3, lean=0.)
 
 def shoplifting(play, t):
@@ -387,7 +400,7 @@ def shopping(play, t):
     for _ in range(3): p.pose(.4, arm_r=1.1, elbow_r=.4).pose(.4, arm_r=.6, elbow_r=.9)
     p.label("pays at the counter", p.t - 2.4); play.depart(p.rest())
 
-# %% ../nbs/09_simevents.ipynb #c020
+# %% ../nbs/09_simevents.ipynb #c021
 def vandalism(play, t):
     "Kicks and hits a machine, a wall or a parked car; splinters fly"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
@@ -412,11 +425,11 @@ def cleaning(play, t):
         if play.g.random() < .4: p.pose(.4, crouch=.7).wait(.3).pose(.4, crouch=0.)
     p.label("wipes a surface", start); play.depart(p.rest(.4))
 
-# %% ../nbs/09_simevents.ipynb #c021
+# %% ../nbs/09_simevents.ipynb #c022
 def _crossing(play, t, stop):
     "A pedestrian who is in a car's way at time t, and how the car comes"
-    if play.scene.name == "street": y, x, speed, at = 5.4, 2.6 + play.g.uniform(-.6, .6), play.g.uniform(7, 9), (3., 0.)
-    else: y, x, speed, at = 5.9, play.g.uniform(-.8, 1.4), play.g.uniform(4.5, 6), (1., 0.)
+    if play.scene.name == "street": y, x, speed = 5.4, 1.9 + play.g.uniform(-.5, .6), play.g.uniform(7, 9)
+    else: y, x, speed = 5.9, play.g.uniform(-.8, .6), play.g.uniform(4.5, 6)
     p = play.arrive((x, 2.2), t - 2.2)
     p.t = max(p.t, t - 2.2)
     front = x - 2.2 - stop
@@ -427,13 +440,13 @@ def accident(play, t):
     p, x, y, speed, front = _crossing(play, t, 0)
     p.walk((x, y - .3), speed=(y - 2.5)/2.2)
     hit = p.t
-    vehicle(play, ride(play, [(hit - 26/speed, front - 26, y, 0), (hit, front, y, 0), (hit + .9, front + 2.6, y, 0), (play.end + 99, front + 2.6, y, 0)]), "a car has hit somebody", "car")
+    vehicle(play, ride(play, [(hit - 36/speed, front - 36, y, 0), (hit, front, y, 0), (hit + .9, front + 1.7, y, 0), (play.end + 99, front + 1.7, y, 0)]), "a car has hit somebody", "car")
     p.pose(.25, tilt=1.2, roll=.4, arm_l=1.5, arm_r=1.2, side_l=.8); p.t -= .25
-    p.path.append((p.t, *p.place)); p.t += .75; p.path.append((p.t, x + 2.6 + 2.2, y - 1.1)); p.headings.append((hit - .05, 0.))
+    p.path.append((p.t, *p.place)); p.t += .75; p.path.append((p.t, x + 2.9, y - 1.3)); p.headings.append((hit - .05, 0.))
     p.pose(.2, tilt=1.5, roll=0.)
     p.label("is hit by a car and lies on the ground", hit - .2, play.end)
     for k in range(play.g.integers(1, 3)):
-        h = play.arrive((x + 4.8 + (-.7, .8)[k], y - 2.1), hit + play.g.uniform(2.5, 4), speed=2.8).face((x + 4.8, y - 1))
+        h = play.arrive((x + 2.9 + (-.8, .9)[k], y - 2.2), hit + play.g.uniform(2.5, 4), speed=2.8).face((x + 2.9, y - 1.2))
         h.pose(.6, crouch=.9, arm_r=.9, arm_l=.8).wait(30).label("kneels beside somebody on the ground", h.t - 30, play.end)
     play.events.append((hit - .3, play.end))
 
@@ -442,12 +455,12 @@ def braking(play, t):
     p, x, y, speed, front = _crossing(play, t, 1.3)
     p.walk((x, y - 1.9), speed=1.5)
     stop = p.t
-    vehicle(play, ride(play, [(stop - 26/speed, front - 26, y, 0), (stop, front, y, 0), (stop + 4.6, front, y, 0), (stop + 4.6 + 26/speed, front + 26, y, 0)]), "a car waits for somebody to cross", "car")
+    vehicle(play, ride(play, [(stop - 36/speed, front - 36, y, 0), (stop, front, y, 0), (stop + 4.6, front, y, 0), (stop + 4.6 + 40/speed, front + 40, y, 0)]), "a car waits for somebody to cross", "car")
     p.pose(.2, lean=-.2, arm_l=.8).rest(.3).wait(.4)
     p.walk((x, 12.2), speed=play.g.uniform(1.9, 2.8)).label("crosses before a waiting car", stop)
     play.depart(p, to=(-14, 12.2) if play.g.random() < .5 else (14, 12.2))
 
-# %% ../nbs/09_simevents.ipynb #c022
+# %% ../nbs/09_simevents.ipynb #c023
 def bystanders(play, t, count, flee):
     "People who stand about until time t and then run (flee) or turn their heads"
     for _ in range(count):
@@ -481,7 +494,7 @@ def steam(play, t):
     play.puffs.append(smoke(g, n, place, t + .4, last - 1, 1.2, 1.5, (.7, .7, .72), 7, 2.2, .5, words="steam from a vent"))
     play.glows.append(flash(n, (*(at + [2, 3]), 2.5), [t + .1 + .9*i for i in range(g.integers(3, 7))], g.uniform(15, 30), (1., .85, .6), .2))
 
-# %% ../nbs/09_simevents.ipynb #c023
+# %% ../nbs/09_simevents.ipynb #c024
 def _by_fire(play):
     "A spot for a fire, in front of it a place to stand"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
@@ -517,7 +530,7 @@ def grilling(play, t):
     play.puffs += [smoke(g, n, (at[0], at[1], .9), first, last, .55, 1.2, (.35, .35, .35), 5, 2.4, .4, words="smoke of a grill"), flames(g, n, (at[0], at[1], .85), first, last, .4, words="small flames on a grill")]
     play.glows.append(flicker(g, n, (at[0], at[1], 1.1), first, last, 1.2))
 
-# %% ../nbs/09_simevents.ipynb #c024
+# %% ../nbs/09_simevents.ipynb #c025
 def shooting(play, t):
     "Somebody raises an arm and fires; one person falls, others run"
     a, v, at, d = meet(play, t - 1., 3.2)
@@ -549,7 +562,7 @@ def photographing(play, t):
     to = play.exit(); play.depart(a.rest(.4), to=to), play.depart(v.rest(.4), to=to)
     rush(play, shots[0] + play.g.uniform(1, 3))
 
-# %% ../nbs/09_simevents.ipynb #c025
+# %% ../nbs/09_simevents.ipynb #c026
 def falling(play, t):
     "Somebody staggers, collapses and lies there; perhaps a passer-by kneels down"
     at, d = play.stage()
@@ -577,7 +590,7 @@ def kneeling(play, t):
         p.label("does push-ups", start); get_up(p); p.rest(.4)
     play.depart(p)
 
-# %% ../nbs/09_simevents.ipynb #c028
+# %% ../nbs/09_simevents.ipynb #c029
 EPISODES = {   # class: (anomaly, look-alike, scenes)
     "Fighting": (fighting, hugging, ("street", "shop", "station", "car park")),
     "Assault": (assault, helping, ("station", "car park", "street", "shop")),
@@ -591,7 +604,7 @@ EPISODES = {   # class: (anomaly, look-alike, scenes)
     "Falling": (falling, kneeling, ("shop", "station", "street", "car park")),
 }
 
-# %% ../nbs/09_simevents.ipynb #c029
+# %% ../nbs/09_simevents.ipynb #c030
 def background(play):
     "Who else is there: passers-by, a group, a queue, cars, a train"
     g, s = play.g, play.scene
@@ -602,7 +615,7 @@ def background(play):
     if g.random() < .35: rush(play, g.uniform(2, play.end))
     if s.name == "station" and g.random() < .6: railway(play, g.uniform(1, play.end - 4))
 
-# %% ../nbs/09_simevents.ipynb #c030
+# %% ../nbs/09_simevents.ipynb #c031
 def write_play(
     place,       # Scene
     kind,        # A class of EPISODES
@@ -623,7 +636,7 @@ def write_play(
     play.events = [(max(a, 0), min(b, play.end)) for a, b in play.events]
     return play
 
-# %% ../nbs/09_simevents.ipynb #c031
+# %% ../nbs/09_simevents.ipynb #c032
 def _carry(play, faces, holders, figures):
     "Poses and presence of a thing in somebody's hand, on the ground, or gone"
     poses, there = np.zeros((play.n + 1, 4)), np.zeros(play.n + 1, bool)
@@ -643,14 +656,14 @@ def make_world(play, static, key, stamp="") -> World:
     "Joints of all frames, and everything that can be drawn"
     figures = [finish(p, play.n, (key, i)) for i, p in enumerate(play.people)]
     by_person = {id(p): f for p, f in zip(play.people, figures)}
-    solids = list(play.solids)
+    solids = list(play.solids) + (sliding_door(play, figures) if play.scene.indoors else [])
     for faces, holders, words in play.things:
         poses, there = _carry(play, faces, holders, by_person)
         if there.any(): solids.append(Solid(faces, "bag", poses, int(np.argmax(there)), int(len(there) - np.argmax(there[::-1])), words=words))
     visible = [f for f in figures if f.first < play.n and f.last > 0]
     return World(static, play.n, visible, solids, play.puffs, play.glows, key, stamp)
 
-# %% ../nbs/09_simevents.ipynb #c032
+# %% ../nbs/09_simevents.ipynb #c033
 def film(
     kind,             # A class of EPISODES
     anomalous,        # True: the anomaly; False: its look-alike

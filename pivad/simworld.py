@@ -237,6 +237,11 @@ class Static:
     floor:np.ndarray      # (H, W) float32, 1 on horizontal ground, where shadows fall
     rays:np.ndarray       # (H, W, 3) float32
 
+    def ground(self):
+        "(H/2, W/2, 3) points in the world, computed once"
+        if "_ground" not in self.__dict__: self._ground = (np.asarray(self.camera.eye, np.float32) + self.rays*self.depth[..., None])[::2, ::2]
+        return self._ground
+
 # %% ../nbs/09_simworld.ipynb #c031
 def _region(camera, q, scale):
     "Rows and columns a quad may cover, in a picture `scale` times as large"
