@@ -317,6 +317,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'pivad.simcctv.is_made': ('simcctv.html#is_made', 'pivad/simcctv.py'),
                                'pivad.simcctv.keypoints': ('simcctv.html#keypoints', 'pivad/simcctv.py'),
                                'pivad.simcctv.make_video': ('simcctv.html#make_video', 'pivad/simcctv.py'),
+                               'pivad.simcctv.motion_energy': ('simcctv.html#motion_energy', 'pivad/simcctv.py'),
                                'pivad.simcctv.panoptic_record': ('simcctv.html#panoptic_record', 'pivad/simcctv.py'),
                                'pivad.simcctv.person_features': ('simcctv.html#person_features', 'pivad/simcctv.py'),
                                'pivad.simcctv.plan': ('simcctv.html#plan', 'pivad/simcctv.py'),

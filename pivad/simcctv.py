@@ -22,8 +22,8 @@ from .simworld import CLASSES, FPS, HEIGHT, THINGS, WIDTH
 __all__ = ['COUNTS', 'PLACES', 'GRID', 'THING_CLASSES', 'UNIT', 'TEXT', 'WIDTHS', 'SOURCES', 'VERSION', 'PER_CLASS', 'keypoints',
            'doing', 'caption', 'flow_record', 'depth_record', 'panoptic_record', 'person_features', 'pose_record',
            'embed_pose', 'embed_depth', 'embed_panoptic', 'embed_flow', 'word_vector', 'embed_text', 'Observer', 'plan',
-           'encode', 'make_video', 'read_truth', 'is_made', 'build', 'write_table', 'simcctv', 'extract_features',
-           'add_truth']
+           'encode', 'make_video', 'motion_energy', 'read_truth', 'is_made', 'build', 'write_table', 'simcctv',
+           'extract_features', 'add_truth']
 
 # %% ../nbs/09_simcctv.ipynb #c006
 def keypoints(
@@ -86,7 +86,7 @@ def flow_record(flow):
     moving = np.bincount(cell[v >= .5], minlength=GRID**2)/area
     return np.concatenate([votes.reshape(-1, 8), 1 - moving[:, None], (np.bincount(cell, v, GRID**2)/area)[:, None]], 1)
 
-def depth_record(depth): return cv2.resize(np.log(depth), (8, 6), interpolation=cv2.INTER_AREA)      # log metres, 6 x 8 cells
+def depth_record(depth): return cv2.resize(np.log(depth/10), (8, 6), interpolation=cv2.INTER_AREA)      # log of depth over 10 m, 6 x 8 cells
 
 def panoptic_record(ident):
     "Share of each class but the sky in 4 x 4 cells, and the number of instances of each thing"
@@ -135,14 +135,14 @@ TEXT = 128
 def word_vector(word): return rng("simcctv", "word", word).standard_normal(TEXT)/TEXT**.5
 
 def embed_text(sentence):
-    "(128,) unit vector; sentences that share words are near each other"
+    "(128,) of length sqrt(128); sentences that share words are near each other"
     words = "".join(c if c.isalpha() else " " for c in sentence.lower()).split()
     v = sum((word_vector(w) for w in words + [" ".join(p) for p in zip(words, words[1:])]), np.zeros(TEXT))
-    return v/max(np.linalg.norm(v), 1e-9)
+    return v*(TEXT**.5/max(np.linalg.norm(v), 1e-9))
 
 # %% ../nbs/09_simcctv.ipynb #c021
 WIDTHS = dict(pose=168, depth=144, panoptic=16*(len(CLASSES) - 1) + 18*len(THING_CLASSES), flow=160, text=TEXT)
-SOURCES = dict(pose="joints about the hips, speeds, place, size: mean, maximum, deviation over people and frames", depth="log metres on a 6 x 8 grid: mean, 4 x deviation, minimum",
+SOURCES = dict(pose="joints about the hips, speeds, place, size: mean, maximum, deviation over people and frames", depth="log(depth / 10 m) on a 6 x 8 grid: mean, 4 x deviation, minimum",
                panoptic="class shares on a 4 x 4 grid, their deviation for things, instance counts", flow="HOF 4x4x(8+still+peak) of the true forward flow, 128 pixels high",
                text="caption, random indexing of words and pairs")
 
@@ -225,9 +225,18 @@ def make_video(
     arrays, captions = observer.arrays()
     meta = {"spec": spec, "version": VERSION, "events": events, "captions": captions, "video_bytes": path.stat().st_size}
     with atomic_path(Path(out)/"truth"/f"{spec['video']}.safetensors") as tmp:
-        save_file(arrays | {"keypoints": observer.joints()}, tmp, metadata={"simcctv": json.dumps(meta, sort_keys=True)})
+        save_file(arrays | {"keypoints": observer.joints(), "motion": motion_energy(path)}, tmp, metadata={"simcctv": json.dumps(meta, sort_keys=True)})
 
-# %% ../nbs/09_simcctv.ipynb #c031
+# %% ../nbs/09_simcctv.ipynb #c032
+def motion_energy(
+    path,   # A video file
+):          # (n,) float32, grey levels
+    "Mean absolute difference of each frame to the one before"
+    from pivad.video import read_frames
+    grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).astype(np.float32) for x in read_frames(path)]
+    return np.array([0., *(np.abs(b - a).mean() for a, b in zip(grey, grey[1:]))], np.float32)
+
+# %% ../nbs/09_simcctv.ipynb #c033
 def read_truth(
     path,   # truth/NAME.safetensors
 ):          # (arrays, metadata)
@@ -246,7 +255,7 @@ def is_made(spec, out):
     except InputError: return False
     return meta["spec"] == spec and meta["version"] == VERSION and video.is_file() and video.stat().st_size == meta["video_bytes"]
 
-# %% ../nbs/09_simcctv.ipynb #c032
+# %% ../nbs/09_simcctv.ipynb #c034
 def build(
     out,            # Folder for videos/, truth/ and simcctv.csv
     workers=None,   # Processes; None: one a core
@@ -276,18 +285,19 @@ def _run(todo, out, workers):
             for j in as_completed(jobs): yield j.result()
         except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
 
-# %% ../nbs/09_simcctv.ipynb #c033
+# %% ../nbs/09_simcctv.ipynb #c035
 def write_table(out, specs):
-    "simcctv.csv and captions.json from the truth files; the table's path"
-    rows, captions = [], {}
+    "simcctv.csv, captions.json and motion.json (motion energy a snippet) from the truth files; the table's path"
+    rows, captions, motion = [], {}, {}
     for s in specs:
-        meta = read_truth(Path(out)/"truth"/f"{s['video']}.safetensors")[1]
+        arrays, meta = read_truth(Path(out)/"truth"/f"{s['video']}.safetensors")
         rows.append({k: s[k] for k in ("video", "split", "label", "class", "n_frames", "episode", "scene", "camera", "hour")} | {"fps": float(FPS), "events": meta["events"]})
-        captions[s["video"]] = meta["captions"]
-    save_table(pd.DataFrame(rows), Path(out)/"simcctv.csv"); write_json(Path(out)/"captions.json", captions)
+        captions[s["video"]], motion[s["video"]] = meta["captions"], arrays["motion"].reshape(-1, SNIPPET).mean(1).round(3).astype(float).tolist()
+    save_table(pd.DataFrame(rows), Path(out)/"simcctv.csv")
+    write_json(Path(out)/"captions.json", captions); write_json(Path(out)/"motion.json", motion)
     return Path(out)/"simcctv.csv"
 
-# %% ../nbs/09_simcctv.ipynb #c034
+# %% ../nbs/09_simcctv.ipynb #c036
 def simcctv(
     root,   # Folder with simcctv.csv: what `build` wrote, or the repository's simcctv/
 ) -> Dataset:
@@ -296,7 +306,7 @@ def simcctv(
     if not path.is_file(): raise InputError(f"{path}: no such file", expected="the table of SimCCTV", fix="build the dataset first: pivad.simcctv.build(root)")
     return Dataset("simcctv", load_table(path), "SimCCTV-v1, rendered by pivad", "", notes=["rendered, not filmed: say so where its numbers are shown"])
 
-# %% ../nbs/09_simcctv.ipynb #c039
+# %% ../nbs/09_simcctv.ipynb #c041
 def extract_features(
     root,            # What `build` wrote
     out,             # Folder for the feature files

@@ -81,7 +81,7 @@ def kick(p, leg="r"):
 
 def fall(p, back=True, s=.6):
     "To the ground"
-    return p.pose(s*.45, crouch=.5, arm_l=.9, arm_r=.6).pose(s*.55, tilt=-1.5 if back else 1.5, crouch=.12, arm_l=1.2*(not back), arm_r=.3, side_l=.7, side_r=.5, lean=0.)
+    return p.pose(s*.45, crouch=.5, arm_l=.9, arm_r=.6).pose(s*.55, tilt=-1.5 if back else 1.5, crouch=.12, arm_l=2.7*(not back), arm_r=.2, side_l=.7, side_r=.5, lean=0.)
 
 def get_up(p): return p.pose(.7, tilt=0., crouch=.9, arm_l=.5, arm_r=.5).pose(.8, crouch=0., arm_l=0., arm_r=0., side_l=0., side_r=0.)
 
@@ -443,7 +443,7 @@ def accident(play, t):
     vehicle(play, ride(play, [(hit - 36/speed, front - 36, y, 0), (hit, front, y, 0), (hit + .9, front + 1.7, y, 0), (play.end + 99, front + 1.7, y, 0)]), "a car has hit somebody", "car")
     p.pose(.25, tilt=1.2, roll=.4, arm_l=1.5, arm_r=1.2, side_l=.8); p.t -= .25
     p.path.append((p.t, *p.place)); p.t += .75; p.path.append((p.t, x + 2.9, y - 1.3)); p.headings.append((hit - .05, 0.))
-    p.pose(.2, tilt=1.5, roll=0.)
+    p.pose(.2, tilt=1.5, roll=0., arm_l=2.6, arm_r=.2)
     p.label("is hit by a car and lies on the ground", hit - .2, play.end)
     for k in range(play.g.integers(1, 3)):
         h = play.arrive((x + 2.9 + (-.8, .9)[k], y - 2.2), hit + play.g.uniform(2.5, 4), speed=2.8).face((x + 2.9, y - 1.2))
@@ -477,7 +477,7 @@ def explosion(play, t):
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
     place, g, n = (*(np.array([x, y])*.4 + np.array(to)*.6), .7), play.g, play.n
     bystanders(play, t, g.integers(2, 4), True)
-    play.glows.append(flash(n, place, [t], g.uniform(50, 90), (1., .8, .5), .22))
+    play.glows.append(flash(n, place, [t], g.uniform(25, 45), (1., .8, .5), .22))
     ball = flames(g, n, place, t, t + .35, g.uniform(1.5, 2.1), 45); ball.opacity *= 3; np.clip(ball.opacity, 0, .95, ball.opacity); play.puffs.append(ball)
     last = min(t + g.uniform(5, 8), play.end)
     play.puffs.append(smoke(g, n, place, t + .1, last - 1.5, g.uniform(1.2, 1.7), 1.6, (.06, .06, .06), 7, 3., .6, words="smoke after an explosion"))
