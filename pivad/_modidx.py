@@ -314,6 +314,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'pivad.simcctv.encode': ('simcctv.html#encode', 'pivad/simcctv.py'),
                                'pivad.simcctv.extract_features': ('simcctv.html#extract_features', 'pivad/simcctv.py'),
                                'pivad.simcctv.flow_record': ('simcctv.html#flow_record', 'pivad/simcctv.py'),
+                               'pivad.simcctv.in_bfloat16': ('simcctv.html#in_bfloat16', 'pivad/simcctv.py'),
                                'pivad.simcctv.is_made': ('simcctv.html#is_made', 'pivad/simcctv.py'),
                                'pivad.simcctv.keypoints': ('simcctv.html#keypoints', 'pivad/simcctv.py'),
                                'pivad.simcctv.make_video': ('simcctv.html#make_video', 'pivad/simcctv.py'),

@@ -23,7 +23,7 @@ __all__ = ['COUNTS', 'PLACES', 'GRID', 'THING_CLASSES', 'UNIT', 'TEXT', 'WIDTHS'
            'doing', 'caption', 'flow_record', 'depth_record', 'panoptic_record', 'person_features', 'pose_record',
            'embed_pose', 'embed_depth', 'embed_panoptic', 'embed_flow', 'word_vector', 'embed_text', 'Observer', 'plan',
            'encode', 'make_video', 'motion_energy', 'read_truth', 'is_made', 'build', 'write_table', 'simcctv',
-           'extract_features', 'add_truth']
+           'in_bfloat16', 'extract_features', 'add_truth']
 
 # %% ../nbs/09_simcctv.ipynb #c006
 def keypoints(
@@ -63,7 +63,7 @@ def caption(world, place, visible, a, b):
     acts = {}
     for i, f in enumerate(world.figures):
         if THINGS*1000 + i + 1 in visible: acts.setdefault(doing(f, a, min(b, len(f.speed) - 1)), []).append(i)
-    parts = [f"{COUNTS[min(len(who), 6)]} {verb}" if len(who) == 1 else f"{COUNTS[min(len(who), 6)]} who each {verb}" for verb, who in sorted(acts.items())]
+    parts = [f"{COUNTS[min(len(who), 6)]} {verb}" if len(who) == 1 else f"{COUNTS[min(len(who), 6)]}, each of whom {verb}" for verb, who in sorted(acts.items())]
     parts += sorted({s.words for i, s in enumerate(world.solids) if s.words and CLASSES.index(s.kind)*1000 + i + 1 in visible})
     parts += sorted({p.words for p in world.puffs if p.opacity[a:b].max(initial=0) > .05})
     return f"{PLACES[place]}: " + (", ".join(parts) if parts else "nobody")
@@ -306,28 +306,47 @@ def simcctv(
     if not path.is_file(): raise InputError(f"{path}: no such file", expected="the table of SimCCTV", fix="build the dataset first: pivad.simcctv.build(root)")
     return Dataset("simcctv", load_table(path), "SimCCTV-v1, rendered by pivad", "", notes=["rendered, not filmed: say so where its numbers are shown"])
 
-# %% ../nbs/09_simcctv.ipynb #c041
+# %% ../nbs/09_simcctv.ipynb #c042
+def in_bfloat16(encoder):
+    "An RGBEncoder of I3D that computes in bfloat16, batch norm folded into the convolutions"
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+    for unit in encoder.model.modules():
+        if isinstance(getattr(unit, "bn", None), torch.nn.BatchNorm3d): unit.conv3d, unit.bn = fuse_conv_bn_eval(unit.conv3d, unit.bn), torch.nn.Identity()
+    net = encoder.model.to(torch.bfloat16).to(memory_format=torch.channels_last_3d)
+    encoder.model = lambda x: net(x.to(torch.bfloat16)).float()
+    return encoder
+
+# %% ../nbs/09_simcctv.ipynb #c043
 def extract_features(
-    root,            # What `build` wrote
-    out,             # Folder for the feature files
-    videos=None,     # Names; None: all that are there
-    progress=True,   # A bar over videos
-    **options,       # Of `pivad.features.extract`: rgb, crops, device, batch_size, ...
+    root,                   # What `build` wrote
+    out,                    # Folder for the feature files
+    videos=None,            # Names; None: all that are there
+    precision="float32",    # Or "bfloat16", see `in_bfloat16`
+    device="auto",          # As in `pick_device`
+    progress=True,          # A bar over videos
+    **options,              # Of `pivad.features.extract`: crops, batch_size, overwrite
 ):
     "I3D features of the mp4s, with the truth's embeddings beside them; finished files are skipped. Returns extract's Summary"
     from pivad.features import extract
+    from pivad.rgb import load_rgb_encoder
     from pivad.video import find_videos
+    check_choice("precision", precision, ["float32", "bfloat16"])
     files = find_videos(Path(root)/"videos")
     for name in videos or (): check_choice("video", name, files)
-    summary = extract({k: v for k, v in files.items() if videos is None or k in set(videos)}, out, modalities=(), progress=progress, **options)
-    for name in files if videos is None else videos: add_truth(Path(out)/f"{name}.safetensors", Path(root)/"truth"/f"{name}.safetensors")
+    files = {k: v for k, v in files.items() if videos is None or k in set(videos)}
+    rgb = in_bfloat16(load_rgb_encoder(device=device)) if precision == "bfloat16" else "i3d-kinetics-400"
+    summary = extract(files, out, rgb=rgb, modalities=(), device=device, progress=progress, **options)
+    for name in files:
+        if (Path(out)/f"{name}.safetensors").is_file(): add_truth(Path(out)/f"{name}.safetensors", Path(root)/"truth"/f"{name}.safetensors", precision)
     return summary
 
-def add_truth(features, truth):
+def add_truth(features, truth, precision="float32"):
     "Put the embeddings of a truth file into a feature file, unless they are there"
     from pivad.features import read_features, read_meta, write_features
     meta = read_meta(features)
     if set(WIDTHS) <= set(meta["modalities"]): return
     arrays = {k: v for k, v in read_truth(truth)[0].items() if k in WIDTHS}
     about = {k: {"dim": WIDTHS[k], "looks_at": "the truth of the snippet's 16 frames", "source": f"{VERSION}: {SOURCES[k]}"} for k in WIDTHS}
-    write_features(features, read_features(features) | arrays, {k: v for k, v in meta.items() if k != "n_snippets"} | {"modalities": meta["modalities"] | about})
+    meta = {k: v for k, v in meta.items() if k != "n_snippets"} | {"modalities": meta["modalities"] | about, "precision": precision}
+    write_features(features, read_features(features) | arrays, meta)

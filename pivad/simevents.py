@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 import numpy as np
-from .core import check_choice, rng
+from .core import InputError, check_choice, rng
 from .simactors import J, Figure, Glow, Person, Puffs, Solid, World, bag, block, car, draw_look, ease, finish, train
 from .simscenes import CARS, CLERK, HOURS, Scene, scene, view
 from .simworld import FPS
@@ -674,6 +674,7 @@ def film(
     key=0,            # Seed
 ):                    # (World, [(start, end)] of events in frames)
     "A video, ready to be drawn frame by frame"
+    if n < 8*FPS: raise InputError("a video too short for a script", found=f"{n} frames", expected=f"{8*FPS} or more, 8 s")
     s = scene(place, key)
     static = view(s, camera, hour)
     play = write_play(s, kind, anomalous, n, key, 0. if hour == "day" or s.indoors else static.light.glow)
