@@ -82,6 +82,7 @@ def gait(c):
         arms.append((c["arm_" + s] - (.75 + .2*run)*swing*np.sin(ph)*sign*free, c["side_" + s] + .09, c["elbow_" + s] + (.16 + 1.35*run)*free))
     return legs, arms
 
+# %% ../nbs/09_simactors.ipynb #c011
 def _leg(out, s, sign, h, pelvis, front, left, up, thigh, knee):
     hip = pelvis + sign*.055*h*left
     k = hip + .245*h*_dir(front, up, thigh)
@@ -98,6 +99,7 @@ def _arm(out, s, sign, h, spine, across, front, arm, side, elbow):
     w = e + .15*h*lower
     for name, p in zip(("shoulder", "elbow", "wrist", "hand"), (shoulder, e, w, w + .045*h*lower)): out[:, J[f"{s} {name}"]] = p
 
+# %% ../nbs/09_simactors.ipynb #c012
 def _head(out, c, h, spine, front, left):
     up = np.cos(c["nod"])[:, None]*spine + np.sin(c["nod"])[:, None]*front
     ahead = np.cross(left, up)
@@ -108,7 +110,7 @@ def _head(out, c, h, spine, front, left):
     for s, sign in (("left", 1), ("right", -1)):
         out[:, J[f"{s} eye"]], out[:, J[f"{s} ear"]] = head + .042*h*ahead + sign*.02*h*side + .012*h*up, head + sign*.05*h*side
 
-# %% ../nbs/09_simactors.ipynb #c014
+# %% ../nbs/09_simactors.ipynb #c016
 def ease(times, keys):
     "Values at `times` of keys (t, value), with smooth starts and stops between them"
     t, v = np.array(sorted(keys, key=lambda k: k[0]), float).T
@@ -117,7 +119,7 @@ def ease(times, keys):
     s = np.clip((times - t[i]) / np.maximum(t[i + 1] - t[i], 1e-6), 0, 1)
     return v[i] + (v[i + 1] - v[i])*s*s*(3 - 2*s)
 
-# %% ../nbs/09_simactors.ipynb #c015
+# %% ../nbs/09_simactors.ipynb #c017
 class Person:
     "One actor: appearance, and a script written with a cursor `t` in seconds"
     def __init__(self, look, place, heading=0., t=0.):
@@ -153,7 +155,7 @@ class Person:
     def label(self, words, start, end=None): self.labels.append((start, self.t if end is None else end, words)); return self
     def leave(self): self.until = self.t; return self
 
-# %% ../nbs/09_simactors.ipynb #c016
+# %% ../nbs/09_simactors.ipynb #c018
 @dataclass
 class Figure:
     "A person's n + 1 frames, ready to draw"
@@ -167,7 +169,7 @@ class Figure:
     def __post_init__(self): self.parts = rods(self.look)
     def present(self, t): return self.first <= t < self.last
 
-# %% ../nbs/09_simactors.ipynb #c017
+# %% ../nbs/09_simactors.ipynb #c019
 def _smooth(x, n):
     "Mean over n frames"
     return np.convolve(np.pad(x, (n//2, n - 1 - n//2), mode="edge"), np.ones(n)/n, "valid")
@@ -192,7 +194,7 @@ def finish(
     first, last = (0 if person.since <= 0 else round(person.since*FPS)), (n + 1 if person.until is None else round(person.until*FPS))
     return Figure(person.look, joints, speed, c, first, last, [(round(a*FPS), round(b*FPS), w) for a, b, w in person.labels])
 
-# %% ../nbs/09_simactors.ipynb #c018
+# %% ../nbs/09_simactors.ipynb #c020
 def _heading(person, times, step, speed):
     "Where a walker walks, or was told to face; turning at no more than 7 radians a second"
     keys, out = sorted(person.headings, key=lambda k: k[0]), np.zeros(len(times))
@@ -209,7 +211,7 @@ def _heading(person, times, step, speed):
         out[f] = now
     return out
 
-# %% ../nbs/09_simactors.ipynb #c020
+# %% ../nbs/09_simactors.ipynb #c022
 SKINS = ((.62, .42, .32), (.55, .36, .26), (.42, .26, .17), (.28, .17, .11), (.20, .12, .08), (.68, .48, .38))
 HAIRS = ((.03, .025, .02), (.09, .05, .03), (.16, .10, .05), (.35, .25, .12), (.3, .3, .3), (.02, .02, .03))
 CLOTHES = ((.5, .06, .06), (.05, .11, .36), (.06, .26, .12), (.55, .42, .08), (.6, .6, .58), (.05, .05, .06), (.20, .20, .22), (.32, .12, .34), (.55, .25, .08),
@@ -232,7 +234,7 @@ class Look:
     backpack:tuple|None = None
     backwards:object = None  # time -> whether the person walks backwards
 
-# %% ../nbs/09_simactors.ipynb #c021
+# %% ../nbs/09_simactors.ipynb #c023
 def draw_look(g, **fixed) -> Look:
     "Somebody: g is a numpy generator"
     pick = lambda options: options[g.integers(len(options))]
@@ -243,7 +245,7 @@ def draw_look(g, **fixed) -> Look:
                 skirt=(shirt if g.random() < .5 else shade(pick(CLOTHES))) if g.random() < .28 else None, backpack=shade(pick(CLOTHES)) if g.random() < .2 else None)
     return Look(**(made | fixed))
 
-# %% ../nbs/09_simactors.ipynb #c022
+# %% ../nbs/09_simactors.ipynb #c024
 RODS = [   # from joint, to joint, radius at both ends (shares of the height), colour, wider with build
     ("head", "head", .058, .058, "skin"), ("hair", "hair", .06, .06, "hair"), ("neck", "head", .03, .03, "skin"),
     ("left shoulder", "left hip", .043, .05, "shirt"), ("right shoulder", "right hip", .043, .05, "shirt"), ("chest", "pelvis", .068, .06, "shirt"),
@@ -262,7 +264,7 @@ def rods(look):
     return ([J[x] for x in a], [J[x] for x in b], np.array(ra)*look.height*wide, np.array(rb)*look.height*wide,
             np.array([colour[k] for k in kind]), np.array([k == "shirt" for k in kind]))
 
-# %% ../nbs/09_simactors.ipynb #c024
+# %% ../nbs/09_simactors.ipynb #c026
 @dataclass
 class Canvas:
     "A frame being drawn, and its truth"
@@ -275,14 +277,14 @@ class Canvas:
     @classmethod
     def blank(cls, static): return cls(static, static.colour.copy(), static.depth.copy(), static.ident.copy(), np.zeros((HEIGHT, WIDTH, 2), np.float32))
 
-# %% ../nbs/09_simactors.ipynb #c025
+# %% ../nbs/09_simactors.ipynb #c027
 def _window(low, high):
     "Slices of the picture that hold pixels low .. high, or None"
     x0, y0 = max(int(low[0]) - 1, 0), max(int(low[1]) - 1, 0)
     x1, y1 = min(int(high[0]) + 3, WIDTH), min(int(high[1]) + 3, HEIGHT)
     return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
 
-# %% ../nbs/09_simactors.ipynb #c026
+# %% ../nbs/09_simactors.ipynb #c028
 def put(canvas, w, cover, depth, colour, ident, flow):
     "Blend a patch into window `w`: smooth at its own edge and at edges of what stands before it; truth where it covers half a pixel"
     free = depth < canvas.depth[w]
@@ -293,7 +295,7 @@ def put(canvas, w, cover, depth, colour, ident, flow):
     solid = (alpha >= .5) & free
     canvas.depth[w][solid], canvas.ident[w][solid], canvas.flow[w][solid] = depth[solid], ident, flow[solid]
 
-# %% ../nbs/09_simactors.ipynb #c029
+# %% ../nbs/09_simactors.ipynb #c031
 def _axes(p0, p1):
     "Unit vectors along (K, 2) rods and their lengths; for a sphere the direction is arbitrary"
     e = p1 - p0
@@ -316,7 +318,7 @@ def _winner(x, y, a, b, ra, rb, za, zb, f):
     take = lambda v: np.take_along_axis(v, k, 0)[0]
     return k[0], cover.max(0), take(t), take(qx), take(qy), take(r), take(near)
 
-# %% ../nbs/09_simactors.ipynb #c030
+# %% ../nbs/09_simactors.ipynb #c032
 def draw_person(
     canvas,     # Canvas
     now, next,  # (27, 3) joints in this frame and the next
@@ -340,7 +342,7 @@ def draw_person(
     flow = _rod_flow(x[0, 0], y[0, :, 0], k, t, qx, qy, r, (A, B), (uv1[ja], uv1[jb], np.maximum(ra*camera.f/z1[ja], .8), np.maximum(rb*camera.f/z1[jb], .8)))
     put(canvas, w, cover, depth, _shade(k, t, qx, qy, r, colours, shirt, look, lit), ident, flow)
 
-# %% ../nbs/09_simactors.ipynb #c031
+# %% ../nbs/09_simactors.ipynb #c033
 def _rod_flow(x, y, k, t, qx, qy, r, now, after):
     "Where each pixel's point of its rod is in the next frame, minus where it is now: (h, w, 2)"
     (e0, _), (e1, _) = _axes(now[0], now[1]), _axes(after[0], after[1])
@@ -362,7 +364,7 @@ def _shade(k, t, qx, qy, r, colours, shirt, look, lit):
     if look.stripes: colour = colour + (shirt[k] & (np.sin(t*34) > .2))[..., None]*np.float32(look.stripes)*(.6 - colour)
     return colour*((.55 + .45*nz)[..., None]*ambient.astype(np.float32) + lambert[..., None]*direct.astype(np.float32))
 
-# %% ../nbs/09_simactors.ipynb #c032
+# %% ../nbs/09_simactors.ipynb #c034
 def light_at(static, place):
     "(ambient, direct, direction to the strongest light, share of it) for something of human size that stands at `place`"
     light, chest = static.light, np.array([place[0], place[1], 1.2])
@@ -377,7 +379,7 @@ def light_at(static, place):
     direct, to = sources[0]
     return ambient, direct, to, direct.sum()*to[2]/(direct.sum()*to[2] + np.sum(light.sky_rgb) + .3*sum((s[0].sum() for s in sources[1:]), 0.) + 1e-6)
 
-# %% ../nbs/09_simactors.ipynb #c035
+# %% ../nbs/09_simactors.ipynb #c037
 @dataclass
 class Solid:
     "A rigid thing of convex faces"
@@ -399,7 +401,7 @@ def placed(points, pose):
     c, s = np.cos(pose[3]), np.sin(pose[3])
     return points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + pose[:3]
 
-# %% ../nbs/09_simactors.ipynb #c036
+# %% ../nbs/09_simactors.ipynb #c038
 def block(low, high, colour, glow=0., top=None):
     "Six faces of a box; `top` (x, y shrink) makes the upper side smaller, as of a cabin"
     (x0, y0, z0), (x1, y1, z1) = low, high
@@ -419,7 +421,7 @@ def _wheel(x, y, r, side):
     disc = lambda k, d: np.stack([x + k*r*np.cos(a), np.full(12, y + side*d), r + k*r*np.sin(a)], -1)[::-1]
     return [(disc(1, .0), (.015, .015, .016), 0.), (disc(.55, .012), (.3, .3, .32), 0.)]
 
-# %% ../nbs/09_simactors.ipynb #c037
+# %% ../nbs/09_simactors.ipynb #c039
 def car(colour, kind="car", lights=0.):
     "Faces of a car or a van, 4.3 or 5 m long; `lights`: how much head and tail lights glow"
     long, high = (2.15, 1.42) if kind == "car" else (2.5, 2.05)
@@ -434,7 +436,7 @@ def car(colour, kind="car", lights=0.):
     wheels = [f for x in (-long + .78, long - .8) for y in (-.885, .885) for f in _wheel(x, y, .33, np.sign(y))]
     return body + sill + cabin + windows + wheels + ends
 
-# %% ../nbs/09_simactors.ipynb #c038
+# %% ../nbs/09_simactors.ipynb #c040
 def train(colour, length=30.):
     "Faces of a train's carriage, with doors and lit windows"
     body = block((-length/2, -1.4, .35), (length/2, 1.4, 3.5), colour, top=(.1, .15))
@@ -453,7 +455,7 @@ def bag(colour, size=(.34, .16, .3)):
     x, y, z = size
     return block((-x/2, -y/2, 0), (x/2, y/2, z), colour, top=(.03, .02)) + block((-x/6, -y/8, z), (x/6, y/8, z + .07), (.05, .04, .04))
 
-# %% ../nbs/09_simactors.ipynb #c039
+# %% ../nbs/09_simactors.ipynb #c041
 def draw_solid(canvas, solid, t, ident):
     "One rigid thing in frame t"
     camera, light = canvas.static.camera, canvas.static.light
@@ -474,13 +476,14 @@ def draw_solid(canvas, solid, t, ident):
     cover, depth, colour = _fill(w, seen, solid.faces, [uv[p] for p in part], [z[p] for p in part], lit, normals, centres, camera)
     put(canvas, w, cover, depth, colour, ident, _rigid_flow(canvas.static, w, depth, now, after))
 
-# %% ../nbs/09_simactors.ipynb #c040
+# %% ../nbs/09_simactors.ipynb #c042
 def _solid_sun(static, pose):
     "Share of the sun at its place"
     uv = static.camera.project([[pose[0], pose[1], 0.]])[0][0]
     u, v = np.clip(np.round(uv), 0, [WIDTH - 1, HEIGHT - 1]).astype(int)
     return static.sunlit[v, u]
 
+# %% ../nbs/09_simactors.ipynb #c043
 def _fill(w, seen, faces, projected, far, lit, normals, centres, camera):
     "(coverage, depth, colour) of the faces; a solid lists them from the inside out, so that the later ones may cover the earlier"
     shape = w[0].stop - w[0].start, w[1].stop - w[1].start
@@ -499,11 +502,12 @@ def _fill(w, seen, faces, projected, far, lit, normals, centres, camera):
         depth[inside] = np.clip(plane, far[i].min(), far[i].max())      # at a grazing face's edge the plane runs away
     return cover.astype(np.float32)/255, _edges(depth), (patch.astype(np.float32)/255)**2
 
+# %% ../nbs/09_simactors.ipynb #c044
 def _edges(depth):
     "Depth for the half covered pixels around a thing: the nearest of the neighbours'"
     return np.where(depth > 1e5, cv2.erode(depth, np.ones((3, 3), np.uint8)), depth)
 
-# %% ../nbs/09_simactors.ipynb #c041
+# %% ../nbs/09_simactors.ipynb #c045
 def _rigid_flow(static, w, depth, now, after):
     "Flow of a rigid motion from pose to pose: (h, w, 2)"
     camera = static.camera
@@ -515,7 +519,7 @@ def _rigid_flow(static, w, depth, now, after):
     v, u = np.mgrid[w]
     return (uv - np.stack([u, v], -1)).astype(np.float32)
 
-# %% ../nbs/09_simactors.ipynb #c043
+# %% ../nbs/09_simactors.ipynb #c047
 @dataclass
 class Puffs:
     "Soft blobs: smoke, fire, sparks"
@@ -533,7 +537,7 @@ class Glow:
     power:np.ndarray      # (n,) units at 1 m
     colour:tuple = (1., .6, .25)
 
-# %% ../nbs/09_simactors.ipynb #c044
+# %% ../nbs/09_simactors.ipynb #c048
 def draw_puffs(canvas, puffs, t):
     "Blobs from far to near; returns nothing, marks what is more than half hidden as fire"
     camera, light = canvas.static.camera, canvas.static.light
@@ -557,7 +561,7 @@ def draw_puffs(canvas, puffs, t):
         thick = alpha[..., 0] > .5
         canvas.depth[w][thick], canvas.ident[w][thick], canvas.flow[w][thick] = z[j], CLASSES.index("fire")*1000, 0
 
-# %% ../nbs/09_simactors.ipynb #c045
+# %% ../nbs/09_simactors.ipynb #c049
 def shine(canvas, glow, t):
     "Light the scene from a fire or a flash"
     p = glow.power[min(t, len(glow.power) - 1)]
@@ -566,7 +570,7 @@ def shine(canvas, glow, t):
     d2 = (to*to).sum(-1) + .6
     canvas.colour *= 1 + (p/d2/(np.mean(canvas.static.light.sky_rgb) + .25*np.mean(canvas.static.light.sun_rgb)))[..., None]*np.asarray(glow.colour, np.float32)
 
-# %% ../nbs/09_simactors.ipynb #c047
+# %% ../nbs/09_simactors.ipynb #c051
 LIMBS = [(J[a], J[b], r) for a, b, r, _, _ in RODS if a != b and "toe" not in b] + [(J["neck"], J["hair"], .06)]
 
 def _cast(points, to, lamp):
@@ -594,7 +598,7 @@ def draw_shadows(canvas, figures, solids, t):
     lit = static.sunlit if static.light.sun_rgb[0] > .1 else 1.
     canvas.colour *= (1 - (.85 if not static.light.indoors else .5)/255*soft*static.floor*lit)[..., None]
 
-# %% ../nbs/09_simactors.ipynb #c048
+# %% ../nbs/09_simactors.ipynb #c052
 def _ground(static, points, to):
     "Shadow points under the strongest light: the sun, or the lamp in that direction"
     light, lamp = static.light, None
@@ -614,7 +618,7 @@ def headlights(canvas, solid, t):
     beam = np.exp(-(b/(.7 + .22*far))**2 - far/6)*np.minimum(far, 1)*(ground[..., 2] < 2)
     if beam.max() > .02: canvas.colour *= 1 + np.float32(2.4*static.light.glow**2)*cv2.resize(beam, (WIDTH, HEIGHT))[..., None]
 
-# %% ../nbs/09_simactors.ipynb #c050
+# %% ../nbs/09_simactors.ipynb #c054
 def bake(static, solids):
     "Static with the solids in it, as instances 500, 501, ..."
     canvas = Canvas.blank(static)
@@ -624,7 +628,7 @@ def bake(static, solids):
     fine = np.where(new, np.minimum(static.fine, canvas.depth), static.fine)
     return replace(static, colour=canvas.colour, depth=canvas.depth, fine=fine, ident=canvas.ident, floor=np.where(new, 0, static.floor).astype(np.float32))
 
-# %% ../nbs/09_simactors.ipynb #c052
+# %% ../nbs/09_simactors.ipynb #c056
 @dataclass
 class World:
     "Everything in front of one camera during a video"
@@ -637,7 +641,7 @@ class World:
     key:object = 0                                 # Of noise
     stamp:str = ""                                 # Written into the picture's corner
 
-# %% ../nbs/09_simactors.ipynb #c053
+# %% ../nbs/09_simactors.ipynb #c057
 def draw(
     world,   # World
     t,       # Frame
@@ -661,7 +665,7 @@ def draw(
     for p in world.puffs: draw_puffs(canvas, p, t)
     return canvas
 
-# %% ../nbs/09_simactors.ipynb #c055
+# %% ../nbs/09_simactors.ipynb #c059
 SHUTTER = .5   # of a frame's time
 
 def blur(picture, flow):
@@ -678,7 +682,7 @@ def blur(picture, flow):
     picture[w] = (picture[w] + sum(parts))/5
     return picture
 
-# %% ../nbs/09_simactors.ipynb #c056
+# %% ../nbs/09_simactors.ipynb #c060
 NOISE = rng("simcctv", "noise").standard_normal((512, 1024, 3)).astype(np.float32)
 
 def ideal(canvas):

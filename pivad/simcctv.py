@@ -146,6 +146,7 @@ SOURCES = dict(pose="joints about the hips, speeds, place, size: mean, maximum, 
                panoptic="class shares on a 4 x 4 grid, their deviation for things, instance counts", flow="HOF 4x4x(8+still+peak) of the true forward flow, 128 pixels high",
                text="caption, random indexing of words and pairs")
 
+# %% ../nbs/09_simcctv.ipynb #c022
 class Observer:
     "Collects frames; gives the embeddings and captions of a video"
     def __init__(self, world, place): self.world, self.place, self.records, self.before, self.points = world, place, [], {}, []
@@ -175,7 +176,7 @@ class Observer:
             for i, p in points.items(): x[t, i - 1] = p
         return x
 
-# %% ../nbs/09_simcctv.ipynb #c025
+# %% ../nbs/09_simcctv.ipynb #c026
 VERSION = "SimCCTV-v1"
 PER_CLASS = dict(train=6, test=3)
 
@@ -193,7 +194,7 @@ def plan(seed=0) -> list:
                                 "camera": (k + k//3 + c) % 3, "hour": HOURS[(k//2 + c) % 3], "n_frames": snippets*SNIPPET, "key": f"{seed}/{name}"})
     return out
 
-# %% ../nbs/09_simcctv.ipynb #c029
+# %% ../nbs/09_simcctv.ipynb #c030
 def encode(
     path,    # .mp4
     frames,  # Iterable of (240, 320, 3) uint8
@@ -206,7 +207,7 @@ def encode(
         for x in frames: container.mux(stream.encode(av.VideoFrame.from_ndarray(x, format="rgb24")))
         container.mux(stream.encode())
 
-# %% ../nbs/09_simcctv.ipynb #c030
+# %% ../nbs/09_simcctv.ipynb #c031
 def make_video(
     spec,   # From `plan`
     out,    # Folder of the dataset
@@ -227,7 +228,7 @@ def make_video(
     with atomic_path(Path(out)/"truth"/f"{spec['video']}.safetensors") as tmp:
         save_file(arrays | {"keypoints": observer.joints(), "motion": motion_energy(path)}, tmp, metadata={"simcctv": json.dumps(meta, sort_keys=True)})
 
-# %% ../nbs/09_simcctv.ipynb #c032
+# %% ../nbs/09_simcctv.ipynb #c033
 def motion_energy(
     path,   # A video file
 ):          # (n,) float32, grey levels
@@ -236,7 +237,7 @@ def motion_energy(
     grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).astype(np.float32) for x in read_frames(path)]
     return np.array([0., *(np.abs(b - a).mean() for a, b in zip(grey, grey[1:]))], np.float32)
 
-# %% ../nbs/09_simcctv.ipynb #c033
+# %% ../nbs/09_simcctv.ipynb #c034
 def read_truth(
     path,   # truth/NAME.safetensors
 ):          # (arrays, metadata)
@@ -255,7 +256,7 @@ def is_made(spec, out):
     except InputError: return False
     return meta["spec"] == spec and meta["version"] == VERSION and video.is_file() and video.stat().st_size == meta["video_bytes"]
 
-# %% ../nbs/09_simcctv.ipynb #c034
+# %% ../nbs/09_simcctv.ipynb #c035
 def build(
     out,            # Folder for videos/, truth/ and simcctv.csv
     workers=None,   # Processes; None: one a core
@@ -276,6 +277,7 @@ def build(
     bar.close()
     return write_table(out, specs)
 
+# %% ../nbs/09_simcctv.ipynb #c036
 def _run(todo, out, workers):
     "Make videos in this process, or in several"
     if workers < 2: yield from (make_video(s, out) for s in todo); return
@@ -285,7 +287,7 @@ def _run(todo, out, workers):
             for j in as_completed(jobs): yield j.result()
         except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
 
-# %% ../nbs/09_simcctv.ipynb #c035
+# %% ../nbs/09_simcctv.ipynb #c037
 def write_table(out, specs):
     "simcctv.csv, captions.json and motion.json (motion energy a snippet) from the truth files; the table's path"
     rows, captions, motion = [], {}, {}
@@ -297,7 +299,7 @@ def write_table(out, specs):
     write_json(Path(out)/"captions.json", captions); write_json(Path(out)/"motion.json", motion)
     return Path(out)/"simcctv.csv"
 
-# %% ../nbs/09_simcctv.ipynb #c036
+# %% ../nbs/09_simcctv.ipynb #c038
 def simcctv(
     root,   # Folder with simcctv.csv: what `build` wrote, or the repository's simcctv/
 ) -> Dataset:
@@ -306,7 +308,7 @@ def simcctv(
     if not path.is_file(): raise InputError(f"{path}: no such file", expected="the table of SimCCTV", fix="build the dataset first: pivad.simcctv.build(root)")
     return Dataset("simcctv", load_table(path), "SimCCTV-v1, rendered by pivad", "", notes=["rendered, not filmed: say so where its numbers are shown"])
 
-# %% ../nbs/09_simcctv.ipynb #c042
+# %% ../nbs/09_simcctv.ipynb #c044
 def in_bfloat16(encoder):
     "An RGBEncoder of I3D that computes in bfloat16, batch norm folded into the convolutions"
     import torch
@@ -317,7 +319,7 @@ def in_bfloat16(encoder):
     encoder.model = lambda x: net(x.to(torch.bfloat16)).float()
     return encoder
 
-# %% ../nbs/09_simcctv.ipynb #c043
+# %% ../nbs/09_simcctv.ipynb #c045
 def extract_features(
     root,                   # What `build` wrote
     out,                    # Folder for the feature files
@@ -341,6 +343,7 @@ def extract_features(
         if (Path(out)/f"{name}.safetensors").is_file(): add_truth(Path(out)/f"{name}.safetensors", Path(root)/"truth"/f"{name}.safetensors", precision)
     return summary
 
+# %% ../nbs/09_simcctv.ipynb #c046
 def add_truth(features, truth, precision="float32"):
     "Put the embeddings of a truth file into a feature file, unless they are there"
     from pivad.features import read_features, read_meta, write_features

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 import numpy as np
+from fastcore.basics import patch
 from .core import InputError, check_choice, rng
 from .simactors import J, Figure, Glow, Person, Puffs, Solid, World, bag, block, car, draw_look, ease, finish, train
 from .simscenes import CARS, CLERK, HOURS, Scene, scene, view
@@ -41,32 +42,38 @@ class Play:
     @property
     def times(self): return np.arange(self.n + 1)/FPS
 
-    def stage(self):
-        "A free spot, another one each time, and a direction across the view"
-        if not self.stage_order: self.stage_order = list(self.g.permutation(len(self.scene.stages)))
-        angle = self.g.uniform(-.5, .5) + np.pi*self.g.integers(2)
-        return np.array(self.scene.stages[self.stage_order.pop()]) + self.g.uniform(-.25, .25, 2), np.array([np.cos(angle), np.sin(angle)])
+# %% ../nbs/09_simevents.ipynb #c007
+@patch
+def stage(self:Play):
+    "A free spot, another one each time, and a direction across the view"
+    if not self.stage_order: self.stage_order = list(self.g.permutation(len(self.scene.stages)))
+    angle = self.g.uniform(-.5, .5) + np.pi*self.g.integers(2)
+    return np.array(self.scene.stages[self.stage_order.pop()]) + self.g.uniform(-.25, .25, 2), np.array([np.cos(angle), np.sin(angle)])
 
-    def person(self, place, t=0., heading=None, **look):
-        p = Person(draw_look(self.g, **look), place, self.g.uniform(0, 6.28) if heading is None else heading, t)
-        self.people.append(p)
-        return p
+@patch
+def person(self:Play, place, t=0., heading=None, **look):
+    p = Person(draw_look(self.g, **look), place, self.g.uniform(0, 6.28) if heading is None else heading, t)
+    self.people.append(p)
+    return p
 
-    def exit(self): return self.scene.exits[self.g.integers(len(self.scene.exits))]
+@patch
+def exit(self:Play): return self.scene.exits[self.g.integers(len(self.scene.exits))]
 
-    def arrive(self, place, t, speed=None, start=None, **look):
-        "Somebody who comes from out of sight and reaches `place` at time `t`; who would have had to start before the video is there already"
-        speed = speed or self.g.uniform(1.1, 1.5)
-        ways = [start if start is not None else self.exit(), *([(-4.4, 2.1)] if self.scene.indoors else []), place]
-        length = sum(np.hypot(b[0] - a[0], b[1] - a[1]) for a, b in zip(ways, ways[1:]))
-        return self.person(ways[0], t - length/speed, **look).walk(*ways[1:], speed=speed)
+@patch
+def arrive(self:Play, place, t, speed=None, start=None, **look):
+    "Somebody who comes from out of sight and reaches `place` at time `t`; who would have had to start before the video is there already"
+    speed = speed or self.g.uniform(1.1, 1.5)
+    ways = [start if start is not None else self.exit(), *([(-4.4, 2.1)] if self.scene.indoors else []), place]
+    length = sum(np.hypot(b[0] - a[0], b[1] - a[1]) for a, b in zip(ways, ways[1:]))
+    return self.person(ways[0], t - length/speed, **look).walk(*ways[1:], speed=speed)
 
-    def depart(self, p, speed=None, to=None):
-        "Walk out of sight"
-        to = to or self.exit()
-        return p.walk(*([(-4.4, 2.1)] if self.scene.indoors else []), to, speed=speed or self.g.uniform(1.1, 1.5)).leave()
+@patch
+def depart(self:Play, p, speed=None, to=None):
+    "Walk out of sight"
+    to = to or self.exit()
+    return p.walk(*([(-4.4, 2.1)] if self.scene.indoors else []), to, speed=speed or self.g.uniform(1.1, 1.5)).leave()
 
-# %% ../nbs/09_simevents.ipynb #c008
+# %% ../nbs/09_simevents.ipynb #c009
 def guard(p, s=.25): return p.pose(s, arm_l=.75, arm_r=.75, elbow_l=1.9, elbow_r=1.9, lean=.12, side_l=.15, side_r=.15)
 
 def punch(p, hand="r"):
@@ -85,6 +92,7 @@ def fall(p, back=True, s=.6):
 
 def get_up(p): return p.pose(.7, tilt=0., crouch=.9, arm_l=.5, arm_r=.5).pose(.8, crouch=0., arm_l=0., arm_r=0., side_l=0., side_r=0.)
 
+# %% ../nbs/09_simevents.ipynb #c010
 def talk(p, seconds, g):
     "Gestures while standing"
     end = p.t + seconds
@@ -101,7 +109,7 @@ def step(p, direction, metres, speed=1.6):
     p.headings[-1] = before
     return p
 
-# %% ../nbs/09_simevents.ipynb #c009
+# %% ../nbs/09_simevents.ipynb #c011
 def smoke(g, n, place, start, end, size=1., rise=1.1, colour=(.10, .10, .11), rate=5., life=3.2, opacity=.5, spread=.25, words="smoke"):
     "Rising, growing blobs, born between start and end"
     k = max(int((end - start)*rate), 1)
@@ -123,6 +131,7 @@ def flames(g, n, place, start, end, size=1., rate=16., words="fire"):
     p.colour, p.glow = np.array([1., .78, .28])*(1 - up) + np.array([.85, .16, .03])*up, 1.
     return p
 
+# %% ../nbs/09_simevents.ipynb #c012
 def flicker(g, n, place, start, end, power, colour=(1., .55, .2)):
     "Light of a fire"
     t = np.arange(n)/FPS
@@ -133,7 +142,7 @@ def flash(n, place, times, power, colour=(1., .95, .8), fade=.07):
     t = np.arange(n)/FPS
     return Glow(place, power*sum(np.where(t >= s - .5/FPS, np.exp(-np.clip(t - s, 0, None)/fade), 0) for s in times), colour)
 
-# %% ../nbs/09_simevents.ipynb #c011
+# %% ../nbs/09_simevents.ipynb #c014
 def passer(play, t, speed=None):
     "Somebody who walks, or runs, through the picture and is half-way at time t"
     way = play.scene.walks[play.g.integers(len(play.scene.walks))]
@@ -147,6 +156,7 @@ def passer(play, t, speed=None):
         if play.scene.indoors and play.g.random() < .5 and abs(w[1] - 2) > 1.5: p.wait(play.g.uniform(.5, 2.5))
     return p.leave()
 
+# %% ../nbs/09_simevents.ipynb #c015
 def group(play, t, seconds):
     "Two or three people stand and talk"
     at, _ = play.stage()
@@ -165,6 +175,7 @@ def sitter(play, t, seconds):
     p.wait(seconds).pose(.8, sit=0.)
     play.depart(p)
 
+# %% ../nbs/09_simevents.ipynb #c016
 def queue(play, t, seconds):
     "People wait in line at a machine or counter and move up"
     first = play.scene.walls[0] if not play.scene.indoors else (*play.scene.queue[0], (4.2, 4.6))
@@ -180,6 +191,7 @@ def queue(play, t, seconds):
         p.label("uses the machine" if not play.scene.indoors else "pays at the counter", p.t - 2.1)
         play.depart(p.rest())
 
+# %% ../nbs/09_simevents.ipynb #c017
 def rush(play, t):
     "Two or three run, for a train, a bus or from the rain"
     way = play.scene.walks[play.g.integers(3 if not play.scene.indoors else 1)] if not play.scene.indoors else [(-8.2, 2.1), (-3, 1.4), (2., 1.6), (2.6, 2.6)]
@@ -191,7 +203,7 @@ def rush(play, t):
         if play.scene.indoors: p.wait(1.5 + i); play.depart(p)
         p.leave()
 
-# %% ../nbs/09_simevents.ipynb #c013
+# %% ../nbs/09_simevents.ipynb #c019
 def ride(play, points):
     "(n + 1, 4) poses through (t, x, y, heading), with soft starts and stops"
     t, x, y, h = np.array(points, float).T
@@ -209,6 +221,7 @@ def clear(play, poses, first=0, radius=1.5):
         if ((along < 2.4 + radius) & (side < 1. + .4*radius)).any(): return False
     return all((np.linalg.norm(poses[:, :2] - c[:, :2], axis=1) > 5.5).all() or abs(poses[0, 1] - c[0, 1]) > 2.4 for c in play.cars)
 
+# %% ../nbs/09_simevents.ipynb #c020
 def vehicle(play, poses, words="a car drives by", kind=None):
     g = play.g
     kind = kind or ("van" if g.random() < .25 else "car")
@@ -227,6 +240,7 @@ def traffic(play, count):
             if play.scene.bays and play.g.random() < .6: poses = parking(play, t)
             if clear(play, poses): vehicle(play, poses, "a car drives by"); break
 
+# %% ../nbs/09_simevents.ipynb #c021
 def parking(play, t):
     "A car turns into a free bay and stays"
     x, y, h = play.scene.bays[play.g.integers(len(play.scene.bays))]
@@ -243,7 +257,7 @@ def railway(play, t):
     colour = [(.5, .08, .06), (.08, .2, .42), (.5, .5, .5), (.1, .32, .18)][play.g.integers(4)]
     play.solids.append(Solid(train(colour), "vehicle", poses, words="a train at the platform"))
 
-# %% ../nbs/09_simevents.ipynb #c014
+# %% ../nbs/09_simevents.ipynb #c022
 def sliding_door(play, figures):
     "The shop's door: two panels that slide aside for whoever comes near"
     near = np.zeros(play.n + 1, bool)
@@ -255,7 +269,7 @@ def sliding_door(play, figures):
     panel = block((-.03, -.46, 0), (.03, .46, 2.15), (.16, .2, .22)) + block((-.035, -.4, .95), (.035, .4, 1.05), (.5, .5, .5))
     return [Solid(panel, "door", np.stack([still - 6.05, 2.1 + side*(.45 + .85*share), still, still], -1), words="a sliding door") for side in (-1, 1)]
 
-# %% ../nbs/09_simevents.ipynb #c017
+# %% ../nbs/09_simevents.ipynb #c025
 def meet(play, t, gap=.9, **looks):
     "Two people who reach a stage at time t and face each other"
     at, d = play.stage()
@@ -264,6 +278,7 @@ def meet(play, t, gap=.9, **looks):
     a.t = b.t = max(a.t, b.t)
     return a, b, at, d
 
+# %% ../nbs/09_simevents.ipynb #c026
 def fighting(play, t):
     "Two argue, then strike, kick and push each other; both leave"
     a, b, at, d = meet(play, t - 1.5, .95)
@@ -283,6 +298,7 @@ def fighting(play, t):
     play.events.append((start, max(a.t, b.t)))
     play.depart(a.rest(.4), play.g.uniform(1.4, 3.2)), play.depart(b.rest(.4).wait(play.g.uniform(.3, 2)))
 
+# %% ../nbs/09_simevents.ipynb #c027
 def hugging(play, t):
     "Two friends meet, hug and pat each other's backs, or dance; both leave together"
     a, b, at, d = meet(play, t, .5)
@@ -302,7 +318,7 @@ def hugging(play, t):
     to = play.exit()
     play.depart(a, to=to), play.depart(b, to=to)
 
-# %% ../nbs/09_simevents.ipynb #c018
+# %% ../nbs/09_simevents.ipynb #c028
 def assault(play, t):
     "Somebody runs up to a standing person, strikes until they fall, kicks, and runs away"
     at, d = play.stage()
@@ -319,6 +335,7 @@ def assault(play, t):
     v.t = max(v.t, a.t - 6) + play.g.uniform(2.5, 5); get_up(v)
     play.events.append((start, v.t - .8)); play.depart(v.rest(.4), .9)
 
+# %% ../nbs/09_simevents.ipynb #c029
 def helping(play, t):
     "Somebody runs up to a friend who crouches or sits on the ground, bends down and helps them up"
     at, d = play.stage()
@@ -333,7 +350,7 @@ def helping(play, t):
     for p in (a, v): p.rest(.4); talk(p, play.g.uniform(1, 3), play.g)
     to = play.exit(); play.depart(a, to=to), play.depart(v, to=to)
 
-# %% ../nbs/09_simevents.ipynb #c019
+# %% ../nbs/09_simevents.ipynb #c030
 def robbery(play, t):
     "Somebody snatches a bag, struggles and runs off with it; the owner runs after"
     at, d = play.stage()
@@ -351,6 +368,7 @@ def robbery(play, t):
     play.things.append((bag((.3, .06, .05), (.36, .18, .3)), [(v.since - 1, v, "left"), (took, a, "right")], "a bag"))
     play.events.append((start, min(a.t, took + 4.5)))
 
+# %% ../nbs/09_simevents.ipynb #c031
 def handing(play, t):
     "Somebody brings a bag, hands it over and jogs on"
     at, d = play.stage()
@@ -365,7 +383,7 @@ def handing(play, t):
     play.depart(a, play.g.uniform(1.8, 3.8)); v.wait(play.g.uniform(.5, 3)); play.depart(v)
     play.things.append((bag((.3, .06, .05), (.36, .18, .3)), [(a.since - 1, a, "right"), (took, v, "left")], "a bag"))
 
-# %% ../nbs/09_simevents.ipynb #c020
+# %% ../nbs/09_simevents.ipynb #c032
 def _reach(p, high): return p.pose(.45, arm_r=.9 + .8*high, elbow_r=.15, lean=.15).wait(.2).pose(.4, arm_r=.35, elbow_r=1.3, lean=0.)
 
 def shoplifting(play, t):
@@ -383,6 +401,7 @@ def shoplifting(play, t):
     play.depart(p, play.g.uniform(1.3, 1.9)); p.label("hides goods under the coat and leaves without paying", start)
     play.events.append((start, min(p.t, play.end)))
 
+# %% ../nbs/09_simevents.ipynb #c033
 def shopping(play, t):
     "Takes goods, puts them into a basket, pays at the counter, leaves"
     x, y, to = play.scene.shelves[play.g.integers(len(play.scene.shelves))]
@@ -400,7 +419,7 @@ def shopping(play, t):
     for _ in range(3): p.pose(.4, arm_r=1.1, elbow_r=.4).pose(.4, arm_r=.6, elbow_r=.9)
     p.label("pays at the counter", p.t - 2.4); play.depart(p.rest())
 
-# %% ../nbs/09_simevents.ipynb #c021
+# %% ../nbs/09_simevents.ipynb #c034
 def vandalism(play, t):
     "Kicks and hits a machine, a wall or a parked car; splinters fly"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
@@ -425,7 +444,7 @@ def cleaning(play, t):
         if play.g.random() < .4: p.pose(.4, crouch=.7).wait(.3).pose(.4, crouch=0.)
     p.label("wipes a surface", start); play.depart(p.rest(.4))
 
-# %% ../nbs/09_simevents.ipynb #c022
+# %% ../nbs/09_simevents.ipynb #c035
 def _crossing(play, t, stop):
     "A pedestrian who is in a car's way at time t, and how the car comes"
     if play.scene.name == "street": y, x, speed = 5.4, 1.9 + play.g.uniform(-.5, .6), play.g.uniform(7, 9)
@@ -435,6 +454,7 @@ def _crossing(play, t, stop):
     front = x - 2.2 - stop
     return p, x, y, speed, front
 
+# %% ../nbs/09_simevents.ipynb #c036
 def accident(play, t):
     "A car hits a pedestrian who lies on the ground; people come to help"
     p, x, y, speed, front = _crossing(play, t, 0)
@@ -450,6 +470,7 @@ def accident(play, t):
         h.pose(.6, crouch=.9, arm_r=.9, arm_l=.8).wait(30).label("kneels beside somebody on the ground", h.t - 30, play.end)
     play.events.append((hit - .3, play.end))
 
+# %% ../nbs/09_simevents.ipynb #c037
 def braking(play, t):
     "A car brakes for a pedestrian who hesitates, crosses, and lets it pass"
     p, x, y, speed, front = _crossing(play, t, 1.3)
@@ -460,7 +481,7 @@ def braking(play, t):
     p.walk((x, 12.2), speed=play.g.uniform(1.9, 2.8)).label("crosses before a waiting car", stop)
     play.depart(p, to=(-14, 12.2) if play.g.random() < .5 else (14, 12.2))
 
-# %% ../nbs/09_simevents.ipynb #c023
+# %% ../nbs/09_simevents.ipynb #c038
 def bystanders(play, t, count, flee):
     "People who stand about until time t and then run (flee) or turn their heads"
     for _ in range(count):
@@ -472,6 +493,7 @@ def bystanders(play, t, count, flee):
             play.depart(p, play.g.uniform(2.8, 4.))
         else: p.face((0, 8)).wait(play.g.uniform(2, 5)); play.depart(p)
 
+# %% ../nbs/09_simevents.ipynb #c039
 def explosion(play, t):
     "A flash, a ball of fire, a column of smoke; people fall or run"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
@@ -484,6 +506,7 @@ def explosion(play, t):
     if g.random() < .6: play.puffs.append(flames(g, n, place, t + .3, last, .6)); play.glows.append(flicker(g, n, place, t - 2, last, 3.))
     play.events.append((t, last))
 
+# %% ../nbs/09_simevents.ipynb #c040
 def steam(play, t):
     "A burst of white steam from a vent, and flashing lamps; people look and walk on"
     at, _ = play.stage()
@@ -494,7 +517,7 @@ def steam(play, t):
     play.puffs.append(smoke(g, n, place, t + .4, last - 1, 1.2, 1.5, (.7, .7, .72), 7, 2.2, .5, words="steam from a vent"))
     play.glows.append(flash(n, (*(at + [2, 3]), 2.5), [t + .1 + .9*i for i in range(g.integers(3, 7))], g.uniform(15, 30), (1., .85, .6), .2))
 
-# %% ../nbs/09_simevents.ipynb #c024
+# %% ../nbs/09_simevents.ipynb #c041
 def _by_fire(play):
     "A spot for a fire, in front of it a place to stand"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
@@ -515,6 +538,7 @@ def arson(play, t):
     play.glows.append(flicker(g, n, (*fire, .8), lit, last, 5.))
     play.events.append((start, last))
 
+# %% ../nbs/09_simevents.ipynb #c042
 def grilling(play, t):
     "A stall with a grill: small flames, smoke, a cook and a customer"
     at, d = play.stage()
@@ -530,7 +554,7 @@ def grilling(play, t):
     play.puffs += [smoke(g, n, (at[0], at[1], .9), first, last, .55, 1.2, (.35, .35, .35), 5, 2.4, .4, words="smoke of a grill"), flames(g, n, (at[0], at[1], .85), first, last, .4, words="small flames on a grill")]
     play.glows.append(flicker(g, n, (at[0], at[1], 1.1), first, last, 1.2))
 
-# %% ../nbs/09_simevents.ipynb #c025
+# %% ../nbs/09_simevents.ipynb #c043
 def shooting(play, t):
     "Somebody raises an arm and fires; one person falls, others run"
     a, v, at, d = meet(play, t - 1., 3.2)
@@ -548,6 +572,7 @@ def shooting(play, t):
     bystanders(play, shots[0] + .2, play.g.integers(1, 3), True)
     play.events.append((start, min(shots[-1] + play.g.uniform(5, 8), play.end)))
 
+# %% ../nbs/09_simevents.ipynb #c044
 def photographing(play, t):
     "Somebody raises a camera and takes pictures with a flash; the friend poses and waves"
     a, v, at, d = meet(play, t - 1., 3.)
@@ -562,7 +587,7 @@ def photographing(play, t):
     to = play.exit(); play.depart(a.rest(.4), to=to), play.depart(v.rest(.4), to=to)
     rush(play, shots[0] + play.g.uniform(1, 3))
 
-# %% ../nbs/09_simevents.ipynb #c026
+# %% ../nbs/09_simevents.ipynb #c045
 def falling(play, t):
     "Somebody staggers, collapses and lies there; perhaps a passer-by kneels down"
     at, d = play.stage()
@@ -576,6 +601,7 @@ def falling(play, t):
         h.t = max(h.t, end + 1); h.label("kneels beside somebody on the ground", h.t - 3); play.depart(h.rest(.6))
     get_up(p); play.events.append((start + .3, p.t - .6)); play.depart(p.rest(.5), .9)
 
+# %% ../nbs/09_simevents.ipynb #c046
 def kneeling(play, t):
     "Ties a shoe, looks for something on the ground, or does push-ups"
     at, d = play.stage()
@@ -590,7 +616,7 @@ def kneeling(play, t):
         p.label("does push-ups", start); get_up(p); p.rest(.4)
     play.depart(p)
 
-# %% ../nbs/09_simevents.ipynb #c029
+# %% ../nbs/09_simevents.ipynb #c049
 EPISODES = {   # class: (anomaly, look-alike, scenes)
     "Fighting": (fighting, hugging, ("street", "shop", "station", "car park")),
     "Assault": (assault, helping, ("station", "car park", "street", "shop")),
@@ -604,7 +630,7 @@ EPISODES = {   # class: (anomaly, look-alike, scenes)
     "Falling": (falling, kneeling, ("shop", "station", "street", "car park")),
 }
 
-# %% ../nbs/09_simevents.ipynb #c030
+# %% ../nbs/09_simevents.ipynb #c050
 def background(play):
     "Who else is there: passers-by, a group, a queue, cars, a train"
     g, s = play.g, play.scene
@@ -615,7 +641,7 @@ def background(play):
     if g.random() < .35: rush(play, g.uniform(2, play.end))
     if s.name == "station" and g.random() < .6: railway(play, g.uniform(1, play.end - 4))
 
-# %% ../nbs/09_simevents.ipynb #c031
+# %% ../nbs/09_simevents.ipynb #c051
 def write_play(
     place,       # Scene
     kind,        # A class of EPISODES
@@ -636,7 +662,7 @@ def write_play(
     play.events = [(max(a, 0), min(b, play.end)) for a, b in play.events]
     return play
 
-# %% ../nbs/09_simevents.ipynb #c032
+# %% ../nbs/09_simevents.ipynb #c052
 def _carry(play, faces, holders, figures):
     "Poses and presence of a thing in somebody's hand, on the ground, or gone"
     poses, there = np.zeros((play.n + 1, 4)), np.zeros(play.n + 1, bool)
@@ -652,6 +678,7 @@ def _carry(play, faces, holders, figures):
         else: poses[f], there[f] = [who[0], who[1], 0., .3], True
     return poses, there
 
+# %% ../nbs/09_simevents.ipynb #c053
 def make_world(play, static, key, stamp="") -> World:
     "Joints of all frames, and everything that can be drawn"
     figures = [finish(p, play.n, (key, i)) for i, p in enumerate(play.people)]
@@ -663,7 +690,7 @@ def make_world(play, static, key, stamp="") -> World:
     visible = [f for f in figures if f.first < play.n and f.last > 0]
     return World(static, play.n, visible, solids, play.puffs, play.glows, key, stamp)
 
-# %% ../nbs/09_simevents.ipynb #c033
+# %% ../nbs/09_simevents.ipynb #c054
 def film(
     kind,             # A class of EPISODES
     anomalous,        # True: the anomaly; False: its look-alike

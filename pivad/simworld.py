@@ -17,6 +17,7 @@ __all__ = ['FPS', 'HEIGHT', 'WIDTH', 'CLASSES', 'THINGS', 'TILE', 'MATERIALS', '
 # %% ../nbs/09_simworld.ipynb #c007
 FPS, HEIGHT, WIDTH = 15, 240, 320   # of all videos: what a cheap CCTV recorder stores
 
+# %% ../nbs/09_simworld.ipynb #c008
 @dataclass(frozen=True)
 class Camera:
     "A fixed pinhole camera"
@@ -47,7 +48,7 @@ class Camera:
         if "_rays" not in self.__dict__: object.__setattr__(self, "_rays", self.rays())
         return self._rays
 
-# %% ../nbs/09_simworld.ipynb #c011
+# %% ../nbs/09_simworld.ipynb #c012
 CLASSES = ("sky", "ground", "road", "building", "furniture", "person", "vehicle", "bag", "door", "fire")   # of the panoptic truth
 THINGS = CLASSES.index("person")     # from here on instances are counted: id = class * 1000 + instance
 
@@ -62,7 +63,7 @@ class Quad:
     colour:tuple = (.5, .5, .5)  # Albedo of materials that take one, red green blue
     key:int = 0            # Seed of the pattern
 
-# %% ../nbs/09_simworld.ipynb #c012
+# %% ../nbs/09_simworld.ipynb #c013
 def box(
     low, high,             # Opposite corners, metres
     material, kind="furniture", colour=(.5, .5, .5), key=0, top=None,   # `top`: another material for the upper side
@@ -73,7 +74,7 @@ def box(
     sides = [((x0, y0, z0), dx, dz), ((x0, y1, z0), dx, dz), ((x0, y0, z0), dy, dz), ((x1, y0, z0), dy, dz)]
     return [Quad(o, u, v, material, kind, colour, key + i) for i, (o, u, v) in enumerate(sides)] + [Quad((x0, y0, z1), dx, dy, top or material, kind, colour, key)]
 
-# %% ../nbs/09_simworld.ipynb #c013
+# %% ../nbs/09_simworld.ipynb #c014
 def _noise_tile():
     "256 x 256 of smooth noise at three scales, seamless, mean 0, deviation 1"
     x = np.zeros((256, 256), np.float32)
@@ -88,7 +89,7 @@ def grain(u, v, scale=20.):
     "Noise at a place; `scale` in cells a metre"
     return TILE[(v*scale).astype(np.int64) & 255, (u*scale).astype(np.int64) & 255]
 
-# %% ../nbs/09_simworld.ipynb #c014
+# %% ../nbs/09_simworld.ipynb #c015
 def cells(u, v, w, h, key):
     "A random number in [0, 1) for each cell of w x h metres, and the place inside the cell in [0, 1)"
     i, j = np.floor(u/w).astype(np.int64), np.floor(v/h).astype(np.int64)
@@ -98,7 +99,7 @@ def cells(u, v, w, h, key):
 
 def _tint(colour, amount): return np.asarray(colour)[None] * amount[:, None]
 
-# %% ../nbs/09_simworld.ipynb #c015
+# %% ../nbs/09_simworld.ipynb #c016
 def asphalt(u, v, q, glow): return _tint((.13, .13, .135), 1 + .13*grain(u, v, 30) + .12*grain(u, v, 2)), None
 def paint(u, v, q, glow): return _tint(q.colour, .95 + .06*grain(u, v, 12) - .4*(grain(u, v, 5) > 1.6)), None
 def plaster(u, v, q, glow): return _tint(q.colour, 1 + .05*grain(u, v, 6) - .12*np.exp(-v)), None
@@ -107,7 +108,7 @@ def metal(u, v, q, glow): return _tint(q.colour, 1 + .03*grain(u, v*.1, 20)), No
 def ballast(u, v, q, glow): return _tint((.24, .21, .18), 1 + .3*grain(u, v, 14)), None
 def light(u, v, q, glow): return _tint(q.colour, np.full(len(u), .8)), _tint(q.colour, np.full(len(u), 1.))
 
-# %% ../nbs/09_simworld.ipynb #c016
+# %% ../nbs/09_simworld.ipynb #c017
 def paving(u, v, q, glow):
     "Slabs of 0.6 m with joints"
     r, a, b = cells(u, v, .6, .6, q.key)
@@ -125,7 +126,7 @@ def brick(u, v, q, glow):
     mortar = (a < .06) | (b < .16)
     return np.where(mortar[:, None], .42, _tint(q.colour, .8 + .4*r + .06*grain(u, v, 20))), None
 
-# %% ../nbs/09_simworld.ipynb #c017
+# %% ../nbs/09_simworld.ipynb #c018
 def facade(u, v, q, glow):
     "A wall with a window of 1.3 x 1.6 m every 2.4 m and every 3 m of height; at night some are lit"
     r, a, b = cells(u, v, 2.4, 3., q.key)
@@ -137,7 +138,7 @@ def facade(u, v, q, glow):
     lit = (pane & (r > .62))[:, None] * glow * _tint((1., .72, .38), .35 + .5*r)
     return x, lit
 
-# %% ../nbs/09_simworld.ipynb #c018
+# %% ../nbs/09_simworld.ipynb #c019
 def shopfront(u, v, q, glow):
     "Large panes between posts, with something behind them; lit at night"
     r, a, b = cells(u, v, 1.8, 3.2, q.key)
@@ -148,7 +149,7 @@ def shopfront(u, v, q, glow):
     x = np.where(sign[:, None], _tint(q.colour, np.ones(len(u))), x)
     return x, (pane[:, None] * _tint((1., .85, .6), .12 + .25*goods) + sign[:, None] * _tint(q.colour, np.full(len(u), .5))) * glow
 
-# %% ../nbs/09_simworld.ipynb #c019
+# %% ../nbs/09_simworld.ipynb #c020
 def shelf(u, v, q, glow):
     "Boards every 0.42 m with packets in rows of one colour"
     row, _, b = cells(u*0, v, 1., .42, q.key)
@@ -161,7 +162,7 @@ def shelf(u, v, q, glow):
     x = np.where(label[:, None], .75 - .5*hue[:, ::-1], x)
     return np.where((b < .09)[:, None], .55, x), None
 
-# %% ../nbs/09_simworld.ipynb #c020
+# %% ../nbs/09_simworld.ipynb #c021
 def poster(u, v, q, glow):
     "A framed advertisement: two fields, a disc and lines of text"
     g = rng("simcctv", "poster", q.key).random((3, 3))*.7 + .12
@@ -172,10 +173,10 @@ def poster(u, v, q, glow):
     x = np.where(((b < .25) & (b > .08) & ((b*18 % 1) < .5) & (a > .12) & (a < .8))[:, None], .8, x)
     return np.where(((np.minimum(a, 1 - a)*w < .05) | (np.minimum(b, 1 - b)*h < .05))[:, None], .12, x), x*.25*glow
 
-# %% ../nbs/09_simworld.ipynb #c021
+# %% ../nbs/09_simworld.ipynb #c022
 MATERIALS = {f.__name__: f for f in (asphalt, paint, plaster, wood, metal, ballast, light, paving, tiles, brick, facade, shopfront, shelf, poster)}
 
-# %% ../nbs/09_simworld.ipynb #c025
+# %% ../nbs/09_simworld.ipynb #c026
 @dataclass(frozen=True)
 class Light:
     "What falls on a surface, linear red green blue"
@@ -190,7 +191,7 @@ class Light:
 
     def direction(self): return np.asarray(self.sun) / np.linalg.norm(self.sun)
 
-# %% ../nbs/09_simworld.ipynb #c026
+# %% ../nbs/09_simworld.ipynb #c027
 def hours(
     name,            # "day", "dusk" or "night"
     lamps=(),        # Of the scene: ((x, y, z), (r, g, b))
@@ -206,7 +207,7 @@ def hours(
     if name == "dusk": return Light((.85, .25, .33), (.62, .36, .2), (.2, .19, .26), on(.7), ((.85, .55, .38), (.32, .34, .55)), .6, 2.)
     return Light((.3, .4, .8), (.015, .018, .03), (.05, .058, .085), on(1.7), ((.05, .06, .1), (.015, .02, .05)), 1., 3.5)
 
-# %% ../nbs/09_simworld.ipynb #c027
+# %% ../nbs/09_simworld.ipynb #c028
 def irradiance(
     light,          # Light
     points,         # (n, 3)
@@ -223,7 +224,7 @@ def irradiance(
         x = x + (np.clip((n*to).sum(1), 0, None)/d2**1.5)[:, None]*np.asarray(rgb)
     return x
 
-# %% ../nbs/09_simworld.ipynb #c030
+# %% ../nbs/09_simworld.ipynb #c031
 @dataclass
 class Static:
     "The unmoving part of a view"
@@ -242,7 +243,7 @@ class Static:
         if "_ground" not in self.__dict__: self._ground = (np.asarray(self.camera.eye, np.float32) + self.rays*self.depth[..., None])[::2, ::2]
         return self._ground
 
-# %% ../nbs/09_simworld.ipynb #c031
+# %% ../nbs/09_simworld.ipynb #c032
 def _region(camera, q, scale):
     "Rows and columns a quad may cover, in a picture `scale` times as large"
     corners = np.asarray(q.origin) + np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ np.array([q.u, q.v], float)
@@ -251,7 +252,7 @@ def _region(camera, q, scale):
     (x0, y0), (x1, y1) = np.floor(uv.min(0)*scale) - 1, np.ceil(uv.max(0)*scale) + 2 + scale
     return slice(int(max(y0, 0)), int(max(min(y1, HEIGHT*scale), 0))), slice(int(max(x0, 0)), int(max(min(x1, WIDTH*scale), 0)))
 
-# %% ../nbs/09_simworld.ipynb #c032
+# %% ../nbs/09_simworld.ipynb #c033
 def hit(camera, rays, q):
     "(rows, columns) inside the quad, their depth, and place along u and v in metres"
     u, v = np.asarray(q.u, float), np.asarray(q.v, float)
@@ -262,7 +263,7 @@ def hit(camera, rays, q):
     inside = np.nonzero((z > .1) & (a >= 0) & (a < lu) & (b >= 0) & (b < lv))
     return inside, z[inside], a[inside], b[inside]
 
-# %% ../nbs/09_simworld.ipynb #c033
+# %% ../nbs/09_simworld.ipynb #c034
 def shadowed(points, boxes, direction):
     "(n,) whether the way from a point towards `direction` meets a box ((x, y, z), (x, y, z))"
     blocked = np.zeros(len(points), bool)
@@ -273,7 +274,7 @@ def shadowed(points, boxes, direction):
         blocked |= (leave > np.maximum(enter, .02)) & (enter > -.01)
     return blocked
 
-# %% ../nbs/09_simworld.ipynb #c034
+# %% ../nbs/09_simworld.ipynb #c035
 def draw_static(
     camera,      # Camera
     quads,       # What stands still
@@ -297,7 +298,7 @@ def draw_static(
     colour = _paint(quads, owner, a, b, points, sunlit, light, rays, camera)
     return _to_pixels(camera, light, quads, colour, best, owner, sunlit)
 
-# %% ../nbs/09_simworld.ipynb #c035
+# %% ../nbs/09_simworld.ipynb #c036
 def _sunlit(points, owner, boxes, light):
     "Share of the sun that arrives, softened"
     coarse = points[::2, ::2]
@@ -318,7 +319,7 @@ def _paint(quads, owner, a, b, points, sunlit, light, rays, camera):
         colour[m] = x if glow is None else x + glow
     return colour
 
-# %% ../nbs/09_simworld.ipynb #c036
+# %% ../nbs/09_simworld.ipynb #c037
 def _to_pixels(camera, light, quads, colour, depth, owner, sunlit):
     "Mean of the four rays for colour, each of them for depth, the first for classes"
     four = np.stack([depth[i::2, j::2] for i in (0, 1) for j in (0, 1)]).astype(np.float32)
