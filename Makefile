@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TABLES := table1_sota table3_components table4_placement table5_cost table6_modalities figure3_classwise figure4_qualitative figure5_single_modality figure6_mixtures sensitivity training_size
 
 .DEFAULT_GOAL := help
-.PHONY: help install test bench tables notebooks readme dist clean
+.PHONY: help install test demo bench tables notebooks readme dist clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,13 @@ $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
 
 test: install ## run all tests: notebooks, export, reference values, command line, bad input
 	$(BIN)/python -m pytest
+
+demo: install ## train and evaluate on SimCCTV, a few minutes on two cores; writes an executed notebook
+	@mkdir -p runs/demo
+	$(BIN)/papermill nbs/experiments/demo.ipynb runs/demo/demo.ipynb --cwd nbs/experiments --no-log-output
+	@$(BIN)/jupyter nbconvert --to html --log-level=ERROR runs/demo/demo.ipynb
+	@echo
+	@echo "The results, executed: runs/demo/demo.ipynb; to read in a browser: runs/demo/demo.html; the numbers: runs/demo/results.json"
 
 bench: install ## time and memory, each against its baseline
 	$(BIN)/python tests/bench.py

@@ -276,8 +276,7 @@ DATASETS = {   # name -> a function that returns a Dataset, or "module:function"
     "ucsd_ped2": ucsd_ped2,
     "surveillance_fights": "pivad.surveillance_fights:surveillance_fights",
     **{name: f"pivad.benchmarks:{name}" for name in ("ucf_crime", "xd_violence", "msad", "shanghaitech", "tad", "cuhk_avenue")},
-    "ucf_crime": "pivad.benchmarks:ucf_crime", "xd_violence": "pivad.benchmarks:xd_violence",
-    "msad": "pivad.benchmarks:msad", "shanghaitech": "pivad.benchmarks:shanghaitech",
+    "simcctv": "pivad.simcctv:simcctv",
 }
 
 # %% ../nbs/07_datasets.ipynb #c058
