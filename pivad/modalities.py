@@ -11,10 +11,9 @@ from .core import InputError, check_choice, require, SNIPPET
 from .video import resize_short
 
 # %% auto #0
-__all__ = ['MODALITIES', 'LIGHT', 'PAPER', 'GROUPS', 'HOMES', 'WORK', 'STATS', 'ModalityEncoder', 'known_modalities',
-           'modality_specs', 'modality_encoder', 'cpu_threads', 'onnx_session', 'gray_frames', 'dense_flow',
-           'colour_wheel', 'oriented_histogram', 'grid_mean', 'FlowEncoder', 'Foreground', 'component_stats',
-           'PanopticEncoder']
+__all__ = ['MODALITIES', 'LIGHT', 'GROUPS', 'HOMES', 'WORK', 'STATS', 'ModalityEncoder', 'known_modalities', 'modality_specs',
+           'modality_encoder', 'cpu_threads', 'onnx_session', 'gray_frames', 'dense_flow', 'colour_wheel',
+           'oriented_histogram', 'grid_mean', 'FlowEncoder', 'Foreground', 'component_stats', 'PanopticEncoder']
 
 # %% ../nbs/04_modalities.ipynb #c008
 MODALITIES = {}   # "pose" or "pose=vitpose" -> class
@@ -40,9 +39,8 @@ class ModalityEncoder:
 
 # %% ../nbs/04_modalities.ipynb #c011
 LIGHT = ("pose", "depth", "panoptic", "flow", "text")                   # For a CPU, with weights under permissive licences
-PAPER = ("pose=yolov7-pose", "depth=depth-anything-v2-base", "panoptic=sam", "flow=raft", "text=vifi-clip")   # Section 5.1 of the paper
-GROUPS = {"light": LIGHT, "paper": PAPER}
-HOMES = ("pivad.pose", "pivad.depth", "pivad.text", "pivad.paper_encoders", "pivad.audio")
+GROUPS = {"light": LIGHT}
+HOMES = ("pivad.pose", "pivad.depth", "pivad.text")
 
 # %% ../nbs/04_modalities.ipynb #c012
 def known_modalities() -> dict:

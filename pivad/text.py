@@ -36,7 +36,7 @@ def _motion(flow):
     "How fast, where and in which direction; from a `FlowEncoder` vector"
     cells = flow.reshape(4, 4, 10)
     speed, peak = np.expm1(cells[..., :8]).sum(-1), float(np.expm1(cells[..., 9].max()))         # pixels a frame
-    if speed.max() < 0.15: return "nothing moves"
+    if speed.max() < 0.08: return "nothing moves"
     pace = "slow" if peak < 0.7 else "moderate" if peak < 2 else "fast" if peak < 5 else "violent"
     r, c = np.unravel_index(speed.argmax(), speed.shape)
     wide = "in the whole picture" if (speed > 0.5 * speed.max()).mean() > 0.6 else f"at the {ROWS[r]} {COLUMNS[c]}"
