@@ -10,8 +10,8 @@ import click
 from .core import InputError, read_json, write_json
 
 # %% auto #0
-__all__ = ['cli', 'main', 'Names', 'data_options', 'extract', 'dataset', 'TrainCommand', 'train', 'evaluate', 'detect', 'literal',
-           'assignments', 'rerun', 'report']
+__all__ = ['cli', 'main', 'Names', 'data_options', 'extract', 'features', 'check', 'dataset', 'TrainCommand', 'train', 'evaluate',
+           'detect', 'literal', 'assignments', 'rerun', 'report']
 
 # %% ../nbs/31_cli.ipynb #c006
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -51,21 +51,44 @@ def data_options(f):
 @click.argument("videos", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder for the feature files, one a video.")
 @click.option("--rgb", default="i3d-kinetics-400", help="RGB encoder: a name, or a file of I3D weights.")
-@click.option("--modalities", type=Names(), default=("flow", "panoptic"), help="Modality encoders beside RGB; '' for none.")
+@click.option("--modalities", type=Names(), default=("flow", "panoptic"), help="Modality encoders beside RGB: names, or light for all five that a CPU can do; '' for none.")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), default="1", help="Crops a frame.")
 @click.option("--tail", type=click.Choice(["drop", "pad"]), default="drop", help="What to do with the frames after the last whole snippet.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Snippets encoded at once.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32", help="Of the RGB encoder; auto: bfloat16 where the hardware has it.")
+@click.option("--shard", metavar="I/N", help="Only every Nth video, beginning with the Ith: for machines without a common folder.")
 @click.option("--overwrite", is_flag=True, help="Extract again what is there with other settings.")
-def extract(videos, out, rgb, modalities, crops, tail, batch_size, device, overwrite):
+def extract(videos, out, rgb, modalities, crops, tail, batch_size, device, precision, shard, overwrite):
     """Extract features of VIDEOS: files, folders that are searched through, or .txt lists."""
     from pivad.features import extract as run
     summary = run(videos[0] if len(videos) == 1 else list(videos), out, rgb=rgb, modalities=modalities, crops=int(crops), tail=tail,
-                  batch_size=batch_size, device=device, overwrite=overwrite)
+                  batch_size=batch_size, device=device, overwrite=overwrite, precision=precision, shard=shard)
     click.echo(summary)
     if summary.failed: sys.exit(1)
 
+# %% ../nbs/31_cli.ipynb #c015
+@cli.group()
+def features():
+    """Look after folders of feature files."""
+
 # %% ../nbs/31_cli.ipynb #c016
+@features.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--dataset", help="A name that pivad knows, or a CSV file with a row a video: is every video there?")
+@click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
+def check(folder, dataset, root):
+    """Verify FOLDER: whole files, one T in all arrays, no NaN, made alike, nothing missing."""
+    from pivad.datasets import video_parts
+    from pivad.features import FeatureStore, check_folder, parts_of
+    names = None
+    if dataset: names = sorted({n for _, row in open_data(dataset, root, None, folder)[0].table.iterrows() for n in parts_of(video_parts(row))})
+    problems, n = check_folder(folder, names), len(FeatureStore(folder))
+    for name, problem in problems: click.echo(f"- {name}: {problem}")
+    click.echo(f"{n} files, {len(problems)} problems")
+    if problems or not n: sys.exit(1)
+
+# %% ../nbs/31_cli.ipynb #c018
 @cli.command()
 @click.argument("name")
 @click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
@@ -82,7 +105,7 @@ def dataset(name, root, features, fold, lineage, out):
     for note in getattr(data, "notes", []): click.echo(f"note: {note}")
     if out: save_table(data.table, out); click.echo(f"written: {out}")
 
-# %% ../nbs/31_cli.ipynb #c019
+# %% ../nbs/31_cli.ipynb #c021
 class TrainCommand(click.Command):
     "A command with an option for every field of `TrainConfig`"
     def get_params(self, ctx):
@@ -98,7 +121,7 @@ class TrainCommand(click.Command):
             options.append(click.Option([flag, f.name], default=default, help=docs[f.name], show_default=True, **more))
         return super().get_params(ctx) + options
 
-# %% ../nbs/31_cli.ipynb #c020
+# %% ../nbs/31_cli.ipynb #c022
 @cli.command(cls=TrainCommand)
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; an interrupted one is continued.")
@@ -112,7 +135,7 @@ def train(dataset, root, fold, features, out, teacher, **config):
     run(make_config(**config), data.train, store, out, teacher=teacher)
     click.echo(f"written: {out}")
 
-# %% ../nbs/31_cli.ipynb #c022
+# %% ../nbs/31_cli.ipynb #c024
 @cli.command()
 @click.argument("model", type=click.Path(exists=True))
 @data_options
@@ -132,7 +155,7 @@ def evaluate(model, dataset, root, fold, features, ap, bootstrap, device, out):
     click.echo(e)
     if out: write_json(out, e.to_dict() | {"scores": e.scores}); click.echo(f"written: {out}")
 
-# %% ../nbs/31_cli.ipynb #c024
+# %% ../nbs/31_cli.ipynb #c026
 @cli.command()
 @click.argument("video", type=click.Path())
 @click.option("--model", required=True, type=click.Path(), help="A run's folder, or a model file, as `pivad train` writes them.")
@@ -152,7 +175,7 @@ def detect(video, model, out, threshold, rgb, batch_size, plot, device):
     folder = found.save(out or Path(f"{Path(video).stem}-pivad"), plot)
     click.echo(f"written: {folder}")
 
-# %% ../nbs/31_cli.ipynb #c027
+# %% ../nbs/31_cli.ipynb #c029
 def literal(text):
     "A value as Python writes it, or the text itself"
     import ast
@@ -164,7 +187,7 @@ def assignments(ctx, param, values):
     if wrong := [v for v in values if "=" not in v]: raise click.BadParameter(f"{wrong[0]!r} is not name=value")
     return {k.strip(): literal(v) for k, v in (x.split("=", 1) for x in values)}
 
-# %% ../nbs/31_cli.ipynb #c028
+# %% ../nbs/31_cli.ipynb #c030
 @cli.command()
 @click.argument("names", nargs=-1)
 @click.option("--dataset", help="A name that pivad knows, or a CSV file; the results carry it in their names.")
@@ -184,7 +207,7 @@ def rerun(names, dataset, root, features, seeds, more, notebooks, out, workers, 
     for j in jobs: click.echo(f"{j.name}: {j.state}" + (f", {j.seconds:.0f} s" if j.state == "done" else "") + (f"\n{j.error}\nsee {j.notebook.with_suffix('.failed.ipynb')}" if j.error else ""))
     if any(j.state == "failed" for j in jobs): sys.exit(1)
 
-# %% ../nbs/31_cli.ipynb #c029
+# %% ../nbs/31_cli.ipynb #c031
 @cli.command()
 @click.option("--results", default="results", type=click.Path(exists=True, file_okay=False), help="Folder that `pivad rerun` filled.")
 @click.option("--out", default="results/report.md", type=click.Path(), help="Page to write.")
@@ -193,5 +216,5 @@ def report(results, out):
     from pivad.runs import report as run
     click.echo(f"written: {run(results, out)}")
 
-# %% ../nbs/31_cli.ipynb #c031
+# %% ../nbs/31_cli.ipynb #c033
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): main()   # a notebook is __main__ as well

@@ -43,6 +43,9 @@ def test_from_videos_to_scores(world):
     r = pivad("extract", world / "videos", "--out", world / "features", "--rgb", weights)
     assert r.returncode == 0 and "0 videos encoded" in r.stdout and "6 finished before" in r.stdout
 
+    r = pivad("features", "check", world / "features", "--dataset", world / "data.csv")
+    assert r.returncode == 0 and "6 files, 0 problems" in r.stdout, r.stdout + r.stderr
+
     data = ("--dataset", world / "data.csv", "--features", world / "features")
     r = pivad("train", *data, "--out", world / "run", "--segments", 4, "--batch-size", 2, "--teacher-steps", 3, "--warmup-steps", 2, "--steps", 3, "--lambda-1", 0.02, "--place", "late")
     assert r.returncode == 0, r.stderr

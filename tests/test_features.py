@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from pivad.core import InputError
-from pivad.features import FeatureStore, extract, load_parts, read_features, read_meta, write_features
+from pivad.features import FeatureStore, ahead, check_folder, extract, load_parts, read_features, read_meta, write_features
 from pivad.modalities import ModalityEncoder
 from pivad.video import write_video
 
@@ -81,6 +81,70 @@ def test_kill_and_resume_is_byte_identical(clips, tmp_path):
     assert len([f for f in seen if f.startswith(".partial/long/0")]) >= 2  # it did go on inside the long video, not only between videos
     assert contents(out) == contents(tmp_path / "unbroken")
     assert sorted(contents(out)) == ["cams/a.safetensors", "cams/b.safetensors", "long.safetensors"]
+
+
+def test_twenty_kills_and_two_processes_at_once_are_byte_identical(clips, tmp_path):
+    "Two processes share a folder; one of them is killed at twenty random moments, and each time another takes its place."
+    run = [sys.executable, "-c", SCRIPT, str(clips)]
+    subprocess.run([*run, str(tmp_path / "unbroken")], check=True, timeout=300)
+    r, out = np.random.default_rng(1), tmp_path / "shared"
+    for _ in range(20):  # import takes a while: the moment counts from "started"
+        p = subprocess.Popen([*run, str(out)], stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline() == "started\n"
+        time.sleep(r.uniform(0, 0.12))
+        p.kill()
+        p.wait()
+        p.stdout.close()
+    both = [subprocess.Popen([*run, str(out)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [p.communicate(timeout=300)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and all("0 failed" in s for s in said)
+    assert contents(out) == contents(tmp_path / "unbroken")
+    assert not [d for d in out.iterdir() if d.name.startswith(".")]
+
+
+def test_a_held_video_waits_and_a_killed_holder_is_replaced(clips, tmp_path):
+    code = "import sys, time, pathlib; from pivad.features import try_lock\nwith try_lock(pathlib.Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out/.locks/cams%2Fa")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "True\n"
+    other = subprocess.Popen([sys.executable, "-c", SCRIPT, str(clips), str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    while not (tmp_path / "out/long.safetensors").is_file():
+        assert other.poll() is None
+        time.sleep(0.05)
+    assert not (tmp_path / "out/cams/a.safetensors").exists()  # passed over, not waited for
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert other.wait(timeout=120) == 0 and (tmp_path / "out/cams/a.safetensors").is_file()
+
+
+def test_shards_are_disjoint_and_complete(clips, tmp_path):
+    args = dict(rgb=Tiny(), modalities=[], progress=False)
+    done = [extract(clips, tmp_path, shard=f"{i}/2", **args).done for i in (1, 2)]
+    assert done == [2, 1] and len(FeatureStore(tmp_path)) == 3
+    for bad in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(InputError, match="not a shard"):
+            extract(clips, tmp_path, shard=bad, **args)
+
+
+def test_check_names_what_is_wrong(clips, tmp_path):
+    args = dict(rgb=Tiny(), modalities=[], progress=False)
+    extract(clips, tmp_path, **args)
+    assert check_folder(tmp_path, ["long"]) == []
+    raw_write(tmp_path / "nan.safetensors", NAN, read_meta(tmp_path / "long.safetensors"))
+    write_features(tmp_path / "half.safetensors", GOOD, read_meta(tmp_path / "long.safetensors") | {"precision": "bfloat16"})
+    found = dict(check_folder(tmp_path, ["long", "absent"]))
+    assert set(found) == {"nan", "half", "absent"} and "NaN" in found["nan"] and "bfloat16" in found["half"] and found["absent"] == "missing"
+
+
+def test_a_decoding_error_is_raised_where_it_is_read():
+    def frames():
+        yield 1
+        raise InputError("damaged")
+
+    got = ahead(frames())
+    assert next(got) == 1
+    with pytest.raises(InputError, match="damaged"):
+        next(got)
 
 
 def test_second_run_does_nothing(clips, tmp_path, monkeypatch):

@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 from pivad.core import InputError
-from pivad.modalities import MODALITIES, WORK, component_stats, dense_flow, gray_frames, modality_encoder
+from pivad.modalities import MODALITIES, WORK, component_stats, dense_flow, gray_frames, modality_encoder, modality_specs
 
 BUILT_IN = ("flow", "panoptic")
+LIGHT = ("pose", "depth", "text")
 
 
 def texture(h, w, seed=0):
@@ -83,3 +84,40 @@ def test_panoptic_finds_the_walker_and_not_the_still():
         frames[t, 40:90, 3 * (t - 32) : 3 * (t - 32) + 24] = 255
     e = modality_encoder("panoptic")(frames.reshape(4, 16, 128, 200, 3))
     assert e[:2].sum() == 0 and e[2:, 128].min() > 0.5  # no component at first, then about one: log 2
+
+
+@pytest.fixture(scope="module")
+def light():
+    return {name: modality_encoder(name) for name in LIGHT}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("h, w", [(240, 320), (320, 180), (64, 64), (97, 131)])
+def test_light_shape_determinism_and_batch(light, name, h, w):
+    snippets = np.random.default_rng(0).integers(0, 256, (2, 16, h, w, 3), np.uint8)
+    e = light[name](snippets)
+    assert e.shape == (2, light[name].dim) and e.dtype == np.float32 and np.isfinite(e).all()
+    assert (light[name](snippets) == e).all() and (light[name](snippets[1:]) == e[1:]).all()
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_blank_frames(light, name):
+    assert np.isfinite(light[name](np.zeros((1, 16, 120, 160, 3), np.uint8))).all()
+
+
+def test_text_is_handed_what_the_others_saw(light):
+    from pivad.example import scene
+    from pivad.features import encode
+
+    snippets = np.stack(list(scene())).reshape(3, 16, 240, 320, 3)
+    encoders = {"text": light["text"], "pose": light["pose"], "depth": light["depth"], "flow": modality_encoder("flow")}
+    together = encode(encoders, snippets)
+    assert list(together) == list(encoders) and (together["text"] == light["text"](snippets)).all()
+    assert all("two people" in c for c in light["text"].captions(snippets))
+
+
+def test_groups_and_locations():
+    assert list(modality_specs(["light"])) == ["pose", "depth", "panoptic", "flow", "text"]
+    assert modality_specs(["light", "pose=other"])["pose"] == "pose=other"
+    with pytest.raises(InputError, match="takes no location"):
+        modality_encoder("flow:somewhere")

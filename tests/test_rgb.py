@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from pivad.core import InputError
-from pivad.rgb import RGB_ENCODERS, InceptionI3D, RGBEncoder, find_weights, load_rgb_encoder, same_padding
+from pivad.rgb import RGB_ENCODERS, InceptionI3D, RGBEncoder, find_weights, fold_batch_norm, load_rgb_encoder, pick_precision, same_padding
 from pivad.weights import sha256
 
 PIERGIAJ = {"b0": "b0", "b1a": "b1a", "b1b": "b1b", "b2a": "b2a", "b2b": "b2b", "b3b": "b3b"}
@@ -128,3 +128,27 @@ def test_encoder_crops_order_and_range(batch_size):
     assert list(np.flatnonzero(left)) == [1, 3] and list(np.flatnonzero(right)) == [6, 8]
     with pytest.raises(InputError):
         RGBEncoder(record, Mean(), "cpu")(x, crops=2)
+
+
+def test_folding_changes_no_number(net):
+    x = torch.rand(1, 3, 16, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with torch.inference_mode():
+        a, b = net(x), fold_batch_norm(net)(x)
+    assert (a - b).abs().max() < 1e-3 * a.abs().max()
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())  # the network itself is left as it was
+
+
+def test_bfloat16_is_close_on_a_real_video(shared):
+    from pivad.video import read_snippets
+
+    snippets = list(read_snippets(shared / "data/surveillance_fights/fight/fi001.mp4"))
+    a, b = (load_rgb_encoder(device="cpu", precision=p)(snippets)[0] for p in ("float32", "bfloat16"))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.min() > 0.999 and not np.array_equal(a, b)
+
+
+def test_precisions():
+    assert pick_precision("auto", "cpu") in ("float32", "bfloat16") and pick_precision("float32") == "float32"
+    with pytest.raises(InputError, match="precision"):
+        pick_precision("float8")
