@@ -309,7 +309,7 @@ def evaluate_scores(
     check_order(scores, table, tail)
     shown = {v: postprocess(scores[v], smooth, minmax) for v in table["video"]}
     given, truth = zip(*(LEVELS[check_choice("level", level, LEVELS)](shown[r["video"]], r, tail) for _, r in table.iterrows()))
-    cells = count_cells(np.concatenate(given), np.concatenate(truth), [len(t) for t in truth], table["label"] == 1)
+    cells = count_cells(np.concatenate(given), np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth]), table["label"] == 1)
     n, positive = sum(map(len, truth)), int(sum(t.sum() for t in truth))
     protocol = {"selection": selection, "level": level, "videos": len(table), f"{level}s": n, f"anomalous_{level}s": positive, "tail": tail,
                 "smoothing": f"moving mean over {smooth}" if smooth else "none", "min-max": "per video" if minmax else "none",
