@@ -109,7 +109,7 @@ def lineage_truth(
     "Frame truth as long as a lineage has it; frames that padding adds are normal"
     out = {}
     for _, row in table[table["split"] == "test"].iterrows():
-        k = snippets[row["video"]] if snippets else LINEAGES[lineage][0](row["n_frames"])[0]
+        k = snippets[row["video"]] if snippets is not None else LINEAGES[lineage][0](row["n_frames"])[0]
         out[row["video"]] = frame_truth(row, covered(row["n_frames"], k, lineage))
     return out
 

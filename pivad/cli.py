@@ -10,8 +10,9 @@ import click
 from .core import InputError, read_json, write_json
 
 # %% auto #0
-__all__ = ['cli', 'main', 'Names', 'data_options', 'extract', 'features', 'check', 'dataset', 'TrainCommand', 'train', 'evaluate',
-           'detect', 'literal', 'assignments', 'rerun', 'report']
+__all__ = ['cli', 'main', 'Names', 'data_options', 'extract', 'features', 'check', 'dataset', 'list_datasets', 'table_options',
+           'build_dataset', 'build', 'TrainCommand', 'train', 'evaluate', 'scored_by', 'detect', 'literal',
+           'assignments', 'rerun', 'report']
 
 # %% ../nbs/31_cli.ipynb #c006
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -43,7 +44,7 @@ def data_options(f):
         click.option("--dataset", required=True, help="A name that pivad knows (surveillance_fights, ucsd_ped2), or a CSV file with a row a video."),
         click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files, for a dataset known by name."),
         click.option("--fold", type=int, help="Which fold is the test split, where a dataset has several."),
-        click.option("--features", required=True, type=click.Path(exists=True, file_okay=False), help="Folder that `pivad extract` filled.")]): f = option(f)
+        click.option("--features", type=click.Path(exists=True, file_okay=False), help="Folder that `pivad extract` filled, or community .npy features.")]): f = option(f)
     return f
 
 # %% ../nbs/31_cli.ipynb #c014
@@ -82,30 +83,76 @@ def check(folder, dataset, root):
     from pivad.datasets import video_parts
     from pivad.features import FeatureStore, check_folder, parts_of
     names = None
-    if dataset: names = sorted({n for _, row in open_data(dataset, root, None, folder)[0].table.iterrows() for n in parts_of(video_parts(row))})
+    from pivad.study import open_data
+    if dataset: names = sorted({n for _, row in open_data(dataset, folder, root)[0].table.iterrows() for n in parts_of(video_parts(row))})
     problems, n = check_folder(folder, names), len(FeatureStore(folder))
     for name, problem in problems: click.echo(f"- {name}: {problem}")
     click.echo(f"{n} files, {len(problems)} problems")
     if problems or not n: sys.exit(1)
 
 # %% ../nbs/31_cli.ipynb #c018
-@cli.command()
-@click.argument("name")
-@click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
-@click.option("--features", type=click.Path(exists=True, file_okay=False), help="Feature folder; lengths are read there instead of from the videos.")
-@click.option("--fold", type=int, help="Which fold is the test split.")
-@click.option("--lineage", help="Which frames count: drop, stretch, pad or features; for UCF-Crime, see 07_benchmarks.")
-@click.option("--out", type=click.Path(), help="Write the table to this CSV file.")
-def dataset(name, root, features, fold, lineage, out):
-    """Build the table of dataset NAME: a row a video, with split, label and events."""
-    from pivad.datasets import load_dataset, save_table, summary
-    options = {k: v for k, v in {"features": features, "lineage": lineage}.items() if v}
-    data = load_dataset(name, root=root, fold=fold, **options)
-    click.echo(f"{data}\n{summary(data.table)}")
-    for note in getattr(data, "notes", []): click.echo(f"note: {note}")
-    if out: save_table(data.table, out); click.echo(f"written: {out}")
+@cli.group()
+def dataset():
+    """Build and check dataset tables: a row a video, with split, label and events."""
+
+# %% ../nbs/31_cli.ipynb #c019
+@dataset.command("list")
+def list_datasets():
+    """Datasets that pivad knows by name."""
+    from pivad.benchmarks import BENCHMARKS
+    from pivad.datasets import DATASETS
+    for name in DATASETS: click.echo(f"{name:22s}" + (f"{BENCHMARKS[name].citation}; {BENCHMARKS[name].url}" if name in BENCHMARKS else ""))
+
+# %% ../nbs/31_cli.ipynb #c020
+def table_options(f):
+    "Where a table comes from"
+    for option in reversed([
+        click.option("--annotations", "--root", "root", type=click.Path(exists=True), help="Folder of the dataset's own files."),
+        click.option("--features", type=click.Path(exists=True, file_okay=False), help="Feature folder, pivad's own or community .npy; lengths are read there."),
+        click.option("--lengths", type=click.Path(exists=True, dir_okay=False), help="Instead of features: a CSV file with video, and n_frames or snippets."),
+        click.option("--fold", type=int, help="Which fold is the test split.")]): f = option(f)
+    return f
+
+def build_dataset(name, root, features, lengths, fold):
+    "(Dataset, feature store or None)"
+    from pivad.datasets import load_dataset
+    from pivad.npy_features import open_store
+    store = open_store(features) if features else None
+    options = {k: v for k, v in {"features": store, "lengths": lengths}.items() if v is not None}
+    if name == "ucsd_ped2": options.pop("features", None)
+    return load_dataset(name, root=root, fold=fold, **options), store
 
 # %% ../nbs/31_cli.ipynb #c021
+@dataset.command()
+@click.argument("name")
+@table_options
+@click.option("--out", type=click.Path(), help="Write the table to this CSV file.")
+def build(name, root, features, lengths, fold, out):
+    """Build the table of dataset NAME, or of a CSV file of one's own."""
+    from pivad.datasets import save_table, summary
+    data, _ = build_dataset(name, root, features, lengths, fold)
+    click.echo(f"{data}\n{summary(data.table)}")
+    for note in data.notes: click.echo(f"note: {note}")
+    if "lineage" in data.table: click.echo(f"lineage: {data.table['lineage'].iloc[0]}")
+    if out: save_table(data.table, out); click.echo(f"written: {out}")
+
+# %% ../nbs/31_cli.ipynb #c022
+@dataset.command()
+@click.argument("name")
+@click.option("--annotations", "--root", "root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
+@click.option("--features", required=True, type=click.Path(exists=True, file_okay=False), help="Feature folder to check.")
+@click.option("--lengths", type=click.Path(exists=True, dir_okay=False), help="A CSV file with video, and n_frames or snippets, to build the table from.")
+@click.option("--fold", type=int, help="Which fold is the test split.")
+def check(name, root, features, lengths, fold):
+    """Compare features with the table of NAME: missing, extra, too short, duplicated. Exit code 1 if there is any problem."""
+    from pivad.benchmarks import check_dataset
+    from pivad.npy_features import open_store
+    data, store = build_dataset(name, root, None, lengths, fold)[0], open_store(features)
+    problems = check_dataset(data.table, store)
+    click.echo(problems.to_string(index=False) if len(problems) else f"{len(data.table)} videos, all there and as long as they should be")
+    if len(problems): sys.exit(1)
+
+# %% ../nbs/31_cli.ipynb #c025
 class TrainCommand(click.Command):
     "A command with an option for every field of `TrainConfig`"
     def get_params(self, ctx):
@@ -121,13 +168,14 @@ class TrainCommand(click.Command):
             options.append(click.Option([flag, f.name], default=default, help=docs[f.name], show_default=True, **more))
         return super().get_params(ctx) + options
 
-# %% ../nbs/31_cli.ipynb #c022
+# %% ../nbs/31_cli.ipynb #c026
 @cli.command(cls=TrainCommand)
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; an interrupted one is continued.")
 @click.option("--teacher", type=click.Path(exists=True, dir_okay=False), help="A teacher.safetensors to use instead of training one.")
 def train(dataset, root, fold, features, out, teacher, **config):
     """Train teacher and student (§4.4 of the paper) on the training videos of a dataset."""
+    if not features: raise click.UsageError("Missing option '--features'")
     from pivad.study import open_data
     from pivad.training import make_config, train as run
     data, store = open_data(dataset, features, root, fold)
@@ -135,27 +183,46 @@ def train(dataset, root, fold, features, out, teacher, **config):
     run(make_config(**config), data.train, store, out, teacher=teacher)
     click.echo(f"written: {out}")
 
-# %% ../nbs/31_cli.ipynb #c024
+# %% ../nbs/31_cli.ipynb #c029
 @cli.command()
-@click.argument("model", type=click.Path(exists=True))
+@click.argument("model", required=False, type=click.Path(exists=True))
+@click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Instead of MODEL: a state dict of the official UR-DMU code.")
+@click.option("--scores", type=click.Path(exists=True), help="Instead of MODEL: .npy, .csv (video, score) or a folder of .npy files, one a video.")
+@click.option("--order", type=click.Path(exists=True, dir_okay=False), help="List of videos in whose order a single .npy of scores was made.")
 @data_options
 @click.option("--ap", type=click.Choice(["step", "trapezoid"]), default="step", help="Definition of AP: sklearn's, or auc(recall, precision).")
+@click.option("--level", type=click.Choice(["frame", "snippet", "video"]), default="frame", help="What is counted; levels are not comparable.")
+@click.option("--smooth", type=click.IntRange(0), default=0, help="Moving mean over so many scores; 0 for none.")
+@click.option("--minmax", is_flag=True, help="Stretch every video's scores to [0, 1].")
 @click.option("--bootstrap", type=click.IntRange(0), default=1000, help="Resamples for the 95 % intervals over videos; 0 for none.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(), help="Write metrics, intervals and scores to this JSON file.")
-def evaluate(model, dataset, root, fold, features, ap, bootstrap, device, out):
-    """Frame-level metrics of MODEL (a run's folder, or a model file) on the test videos of a dataset."""
-    from pivad.study import open_data
-    from pivad.evaluation import evaluate as run
-    from pivad.training import check_features, load_model
-    data, store = open_data(dataset, features, root, fold)
-    net, info = load_model(model, device)
-    check_features(info, data.test, store)
-    e = run(net, data.test, store, device, selection="last step", tail=info["features"]["tail"], ap=ap, n_bootstrap=bootstrap)
+def evaluate(model, checkpoint, scores, order, dataset, root, fold, features, ap, level, smooth, minmax, bootstrap, device, out):
+    """Metrics of MODEL (a run's folder, or a model file), of a checkpoint or of scores, on the test videos of a dataset."""
+    from pivad.evaluation import evaluate_scores
+    if sum(x is not None for x in (model, checkpoint, scores)) != 1: raise click.UsageError("give one of MODEL, --checkpoint and --scores")
+    if not (scores or features): raise click.UsageError("a model needs --features")
+    table, found, tail = scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device)
+    e = evaluate_scores(found, table, selection="last step" if model else "as given", tail=tail, ap=ap, n_bootstrap=bootstrap, level=level, smooth=smooth, minmax=minmax)
     click.echo(e)
     if out: write_json(out, e.to_dict() | {"scores": e.scores}); click.echo(f"written: {out}")
 
-# %% ../nbs/31_cli.ipynb #c026
+# %% ../nbs/31_cli.ipynb #c030
+def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device):
+    "(test table, video -> scores, lineage) of whatever is to be evaluated"
+    from pivad.evaluation import predict
+    from pivad.scores import load_checkpoint, ordered, read_scores
+    from pivad.training import check_features, load_model
+    data, store = build_dataset(dataset, root, features, None, fold)
+    table = ordered(data.test, order) if order else data.test
+    if scores: return table, *read_scores(scores, table)
+    net, info = (load_checkpoint(checkpoint, device), None) if checkpoint else load_model(model, device)
+    if info: check_features(info, table, store)
+    from pivad.datasets import video_parts
+    tail = info["features"]["tail"] if info else store.meta(video_parts(table.iloc[0])).get("tail")
+    return table, predict(net, table, store, device), tail
+
+# %% ../nbs/31_cli.ipynb #c032
 @cli.command()
 @click.argument("video", type=click.Path())
 @click.option("--model", required=True, type=click.Path(), help="A run's folder, or a model file, as `pivad train` writes them.")
@@ -175,7 +242,7 @@ def detect(video, model, out, threshold, rgb, batch_size, plot, device):
     folder = found.save(out or Path(f"{Path(video).stem}-pivad"), plot)
     click.echo(f"written: {folder}")
 
-# %% ../nbs/31_cli.ipynb #c029
+# %% ../nbs/31_cli.ipynb #c035
 def literal(text):
     "A value as Python writes it, or the text itself"
     import ast
@@ -187,7 +254,7 @@ def assignments(ctx, param, values):
     if wrong := [v for v in values if "=" not in v]: raise click.BadParameter(f"{wrong[0]!r} is not name=value")
     return {k.strip(): literal(v) for k, v in (x.split("=", 1) for x in values)}
 
-# %% ../nbs/31_cli.ipynb #c030
+# %% ../nbs/31_cli.ipynb #c036
 @cli.command()
 @click.argument("names", nargs=-1)
 @click.option("--dataset", help="A name that pivad knows, or a CSV file; the results carry it in their names.")
@@ -207,7 +274,7 @@ def rerun(names, dataset, root, features, seeds, more, notebooks, out, workers, 
     for j in jobs: click.echo(f"{j.name}: {j.state}" + (f", {j.seconds:.0f} s" if j.state == "done" else "") + (f"\n{j.error}\nsee {j.notebook.with_suffix('.failed.ipynb')}" if j.error else ""))
     if any(j.state == "failed" for j in jobs): sys.exit(1)
 
-# %% ../nbs/31_cli.ipynb #c031
+# %% ../nbs/31_cli.ipynb #c037
 @cli.command()
 @click.option("--results", default="results", type=click.Path(exists=True, file_okay=False), help="Folder that `pivad rerun` filled.")
 @click.option("--out", default="results/report.md", type=click.Path(), help="Page to write.")
@@ -216,5 +283,5 @@ def report(results, out):
     from pivad.runs import report as run
     click.echo(f"written: {run(results, out)}")
 
-# %% ../nbs/31_cli.ipynb #c033
+# %% ../nbs/31_cli.ipynb #c039
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): main()   # a notebook is __main__ as well

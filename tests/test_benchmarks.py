@@ -1,155 +1,224 @@
-"""Official annotation files: splits, classes, and the length of the truth in every lineage, counted."""
+"Official annotation files, lineages, published .npy features, and one clear error for each known mistake."
+import subprocess
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from pivad.benchmarks import BENCHMARKS, LINEAGES, count_frames, lineage_of, shanghaitech, ucf_crime, xd_violence
+from pivad.benchmarks import BENCHMARKS, check_dataset, lineage_truth, read_ucf, xd_class
 from pivad.core import InputError
-from pivad.datasets import frame_truth, load_dataset
+from pivad.datasets import load_dataset, load_table
+from pivad.evaluation import evaluate_scores
+from pivad.npy_features import NpyStore, open_store
+from pivad.scores import check_truth, ordered, read_scores
 
 
-def counted(data):
-    "(test frames, anomalous ones) by frame truth, not by the table's sums"
-    truth = [frame_truth(r, r["n_frames"]) for _, r in data.test.iterrows()]
-    return sum(map(len, truth)), int(sum(t.sum() for t in truth))
+def total(truth):
+    return sum(map(len, truth.values())), int(sum(t.sum() for t in truth.values()))
 
 
-def split_sizes(data, split):
-    t = data.table[data.table["split"] == split]
-    return int((t["label"] == 0).sum()), int((t["label"] == 1).sum())
-
+# --- the official files ---
 
 @pytest.fixture(scope="module")
-def ucf(shared):
-    return shared / "data/annotations/ucf_crime"
+def annotations(shared):
+    return shared / "data/annotations"
 
 
-@pytest.fixture(scope="module")
-def xd(shared):
-    return shared / "data/annotations/xd_violence"
+def test_ucf_crime_lineages(annotations):
+    data = load_dataset("ucf_crime", root=annotations / "ucf_crime")
+    assert len(data.test) == 290 and (data.test["events"].map(len) == 2).sum() == 16
+    assert sum("clipped" in n for n in data.notes) == 5
+    assert {k: total(lineage_truth(data.table, k)) for k in ("frames", "pad", "drop", "rtfm")} == {
+        "frames": (1111808, 84182), "pad": (1111808, 84182), "drop": (1109824, 84160), "rtfm": (1114144, 84182)}
 
 
-@pytest.mark.parametrize("lineage, frames", [("stretch", 1_111_808), ("drop", 1_109_824), ("pad", 1_114_144)])
-def test_ucf_crime_lineages(ucf, lineage, frames):
-    assert counted(ucf_crime(ucf, lineage=lineage))[0] == frames
+def test_ucf_crime_with_published_lengths(annotations):
+    path = annotations / "ucf_crime/rocng_i3d_snippets.csv"
+    data = load_dataset("ucf_crime", root=annotations / "ucf_crime", lengths=path)
+    snippets = pd.read_csv(path).set_index("video")["snippets"]
+    assert set(data.test["lineage"]) == {"roc-ng"}
+    assert total(lineage_truth(data.table, "roc-ng", snippets)) == (1109680, 84128)
+    result = evaluate_scores({v: np.linspace(0, 1, k) for v, k in snippets.items()}, data.test, n_bootstrap=0)
+    assert (result.protocol["frames"], result.protocol["anomalous_frames"], result.protocol["tail"]) == (1109680, 84128, "roc-ng")
 
 
-def test_ucf_crime_as_annotated(ucf):
-    data = load_dataset("ucf_crime", ucf, lineage="stretch")
-    assert counted(data) == (1_111_808, 84_182)
-    assert split_sizes(data, "train") == BENCHMARKS["ucf_crime"].train and split_sizes(data, "test") == BENCHMARKS["ucf_crime"].test
-    assert (data.test["events"].map(len) == 2).sum() == 16
-    assert data.test[data.test["label"] == 1]["class"].nunique() == 13
+def test_both_ucf_annotation_files_agree(annotations):
+    a, b = (read_ucf(annotations / f"ucf_crime/{f}.txt") for f in ("UCF_Annotation", "Temporal_Anomaly_Annotation"))
+    assert {k: v[1:] for k, v in a.items()} == {k: v[1:] for k, v in b.items()}
 
 
-def test_ucf_crime_published_features(ucf):
-    data = ucf_crime(ucf, ucf / "rocng_i3d_snippets.csv")
-    assert counted(data) == (1_109_680, 84_128)
+def test_xd_violence(annotations):
+    data = load_dataset("xd_violence", root=annotations / "xd_violence", lengths=annotations / "xd_violence/i3d_snippets.csv")
+    assert len(data.test) == 800 and total(lineage_truth(data.table, "drop")) == (2330384, 537805)
 
 
-def test_xd_violence(xd):
-    data = xd_violence(xd, xd / "i3d_snippets.csv")
-    assert counted(data) == (2_330_384, 537_805)
-    assert split_sizes(data, "test") == BENCHMARKS["xd_violence"].test
+@pytest.mark.parametrize("name", ["ucf_crime", "xd_violence", "msad", "shanghaitech"])
+def test_splits_are_as_recorded(annotations, name, tmp_path):
+    from pivad.benchmarks import read_names, stem
+    files = {"ucf_crime": "Anomaly_{}.txt", "xd_violence": "XD_{}.list"}.get(name)
+    if files: names = [stem(x) for s in ("Train", "Test") for x in read_names(annotations / name / files.format(s))]
+    elif name == "msad": names = [stem(x) for f in ("msad-i3d.list", "msad-i3d-test.list") for x in (annotations / name / f).read_text().split()]
+    else: names = [x.split(",")[0] for f in ("SH_Train_new.txt", "SH_Test_NEW.txt") for x in (annotations / name / "mist_with_n_frames" / f).read_text().split()]
+    lengths = dict.fromkeys(names, 64)
+    if name == "ucf_crime": lengths |= {v: n for v, (n, _, _) in read_ucf(annotations / name / "UCF_Annotation.txt").items()}
+    if name == "xd_violence": lengths |= {v: 16*k for v, k in pd.read_csv(annotations / name / "i3d_snippets.csv").values}
+    if name == "shanghaitech": lengths |= {v: 5000 for v in names}
+    pd.DataFrame(lengths.items(), columns=["video", "n_frames"]).to_csv(tmp_path / "lengths.csv", index=False)
+    data, b = load_dataset(name, root=annotations / name, lengths=tmp_path / "lengths.csv"), BENCHMARKS[name]
+    for t, expected in ((data.train, b.train), (data.test, b.test)):
+        assert tuple((t["label"] == k).sum() for k in (0, 1)) == expected
+    if name in ("msad", "shanghaitech"):
+        assert (data.test["truth"] == "video").sum() == b.test[1]
+        with pytest.raises(InputError, match="the truth of its frames is unknown"):
+            evaluate_scores({r["video"]: np.zeros(r["n_frames"] // 16) for _, r in data.test.iterrows()}, data.test)
 
 
-def test_xd_violence_training_labels(xd):
-    from pivad.benchmarks import list_names, read_lines, xd_class
+# --- published features ---
 
-    train, test = (list_names(read_lines(xd / f"XD_{s}.list")) for s in ("Train", "Test"))
-    assert len(train) == sum(BENCHMARKS["xd_violence"].train) and len(test) == 800
-    assert sum(xd_class(v) == "Normal" for v in train) == BENCHMARKS["xd_violence"].train[0]
-
-
-def test_shanghaitech(shared, tmp_path):
-    root = shared / "data/annotations/shanghaitech/mist_with_n_frames"
-    with pytest.raises(InputError, match="test_frame_mask"):
-        shanghaitech(root)
-    for line in (root / "SH_Test_NEW.txt").read_text().split():
-        v, y, _ = line.split(",")
-        if y == "1":
-            np.save(tmp_path / f"{v}.npy", np.r_[np.zeros(50), np.ones(30), np.zeros(20)])
-    data = shanghaitech(root, masks=tmp_path)
-    assert split_sizes(data, "train") == BENCHMARKS["shanghaitech"].train and split_sizes(data, "test") == BENCHMARKS["shanghaitech"].test
+SCRIPT = """
+import resource, sys, time
+from pivad.datasets import load_dataset
+from pivad.npy_features import open_store
+start = time.perf_counter()
+store = open_store(sys.argv[2])
+data = load_dataset("ucf_crime", root=sys.argv[1], features=store)
+print(len(data.train), len(data.test), data.test["lineage"].iloc[0], time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
 
 
-def test_msad(shared, tmp_path):
-    from pivad.benchmarks import msad
-
-    root = shared / "data/annotations/msad"
-    names = [line.split("/")[-1].strip().removesuffix("_i3d.npy") for line in (root / "msad-i3d-test.list").read_text().split()]
-    rows = [f"{v},{320},{'' if 'normal' in v else '16-80'}" for v in names]
-    (tmp_path / "truth.csv").write_text("video,n_frames,events\n" + "\n".join(rows))
-    data = msad(root, tmp_path / "truth.csv")
-    assert split_sizes(data, "train") == BENCHMARKS["msad"].train and split_sizes(data, "test") == BENCHMARKS["msad"].test
-
-
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 160, 1713])
-def test_every_lineage_is_recognised(n):
-    assert lineage_of(n, n // 16) == "drop" and (n % 16 == 0 or lineage_of(n, -(-n // 16)) == "pad")
-    assert lineage_of(n, n // 16 + 2) == ""
-    assert LINEAGES["drop"][0](n) <= LINEAGES["stretch"][0](n) <= LINEAGES["pad"][0](n) < n + 16
-
-
-def test_wrong_features_are_named():
-    with pytest.raises(InputError, match="(?s)video7.*12 snippets.*lineage of the features.*100 frames.*lineage drop"):
-        count_frames(100, "features", 12, "video7")
-
-
-def files(folder, annotation, train="Abuse/Abuse001_x264.mp4"):
-    (folder / "UCF_Annotation.txt").write_text(annotation + "\n")
-    (folder / "Anomaly_Train.txt").write_text(train + "\n")
-    return folder
-
-
-@pytest.mark.parametrize("annotation, message", [
-    ("Abuse/Abuse028_x264.mp4 1412 Abuse 165", "cannot be read"),
-    ("Abuse/Abuse028_x264.mp4 1412 Abuse 165 240 -1 -1\nAbuse/Abuse028_x264.mp4 1412 Abuse 165 240 -1 -1", "listed twice"),
-    ("Abuse/Abuse028_x264.mp4 1412 Abuse 1500 1600 -1 -1", "no event"),
-    ("Abuse/Abuse028_x264.mp4 1412 Abuse 300 400 100 200", "overlap or are out of order"),
-    ("Normal_Videos_003_x264.mp4 1412 Normal 300 400 -1 -1", "label 0, but there are events"),
-])
-def test_bad_annotations(tmp_path, annotation, message):
-    with pytest.raises(InputError, match=message):
-        ucf_crime(files(tmp_path, annotation))
-
-
-def test_missing_features_are_named(tmp_path):
-    root = files(tmp_path, "Abuse/Abuse028_x264.mp4 1412 Abuse 165 240 -1 -1")
-    with pytest.raises(InputError, match="(?s)1 of 1 videos have no features.*Abuse028_x264"):
-        ucf_crime(root, {"Abuse030_x264": 88})
-
-
-def test_published_features_in_place(tmp_path):
-    "Ten crop files a video: found, measured by their headers, and the table follows their lengths"
-    root = files(tmp_path, "Abuse/Abuse028_x264.mp4 1408 Abuse 165 240 -1 -1")
-    for name, T in (("Abuse001_x264", 20), ("Abuse028_x264", 87)):
-        for k in range(10):
-            np.save(tmp_path / f"{name}__{k}.npy", np.zeros((T, 8), np.float32))
-    data = ucf_crime(root, tmp_path)
-    assert data.test["n_frames"].tolist() == [87 * 16] and data.train["n_frames"].tolist() == [320]
-    (tmp_path / "Abuse028_x264__4.npy").unlink()
-    with pytest.raises(InputError, match="missing crop 4"):
-        ucf_crime(root, tmp_path)
-
-
-def test_real_size_is_lazy(tmp_path):
-    "1,900 videos with 10 crops: the table from headers alone, in seconds and without reading features"
-    import resource
-    import time
-
-    names = [f"Abuse{i:04}_x264" for i in range(1900)]
-    files(tmp_path, "\n".join(f"Abuse/{v}.mp4 1600 Abuse 165 240 -1 -1" for v in names[1610:]), "\n".join(f"Abuse/{v}.mp4" for v in names[:1610]))
-    np.save(tmp_path / "one.npy", np.zeros((1, 1024), np.float32))
-    header = (tmp_path / "one.npy").read_bytes()[:128].replace(b"(1, 1024)", b"(100, 1024)").replace(b"  \n", b"\n")
-    (tmp_path / "one.npy").unlink()
+def test_1900_videos_with_ten_crops_load_lazily(annotations, tmp_path):
+    "Real sizes as sparse files: 19,000 files, 1,024 dimensions; nothing but headers is read"
+    from pivad.benchmarks import read_names, stem
+    snippets = pd.read_csv(annotations / "ucf_crime/rocng_i3d_snippets.csv").set_index("video")["snippets"].to_dict()
+    r = np.random.default_rng(0)
+    names = [stem(x) for s in ("Train", "Test") for x in read_names(annotations / f"ucf_crime/Anomaly_{s}.txt")]
     for v in names:
+        T = int(snippets.get(v, r.integers(30, 1000)))
         for k in range(10):
             with open(tmp_path / f"{v}__{k}.npy", "wb") as f:
-                f.write(header)
-                f.truncate(len(header) + 100 * 1024 * 4)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    data = ucf_crime(tmp_path, tmp_path)
-    seconds, mib = time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"{seconds:.2f} s, {mib:.0f} MiB")  # no assertion on time: machines differ
-    assert len(data.table) == 1900 and (data.table["n_frames"] == 1600).all()
-    assert mib < 500
+                np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": (T, 1024)})
+                f.truncate(f.tell() + 4096*T)
+    out = subprocess.run([sys.executable, "-c", SCRIPT, str(annotations / "ucf_crime"), str(tmp_path)], capture_output=True, text=True, check=True, timeout=300).stdout
+    train, test, lineage, seconds, mb = out.split()
+    print(f"{float(seconds):.1f} s, {float(mb):.0f} MB")
+    assert (train, test, lineage) == ("1610", "290", "roc-ng")
+    assert float(mb) < 500
+    assert open_store(tmp_path).load("Abuse028_x264", crop=3)["rgb"].shape == (1, snippets["Abuse028_x264"], 1024)
+
+
+def write_crops(folder, video, T=4, crops=5, D=8):
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(crops): np.save(folder / f"{video}__{k}.npy", np.full((T, D), k, np.float32))
+
+
+def test_npy_errors(tmp_path):
+    write_crops(tmp_path / "a", "v1")
+    write_crops(tmp_path / "a", "v2", crops=4)
+    store = NpyStore(tmp_path / "a")
+    with pytest.raises(InputError, match="v2: missing crop 4"): store.load("v2")
+    with pytest.raises(InputError, match="no features of 'v3'"): store.load("v3")
+    np.save(tmp_path / "a/v1__2.npy", np.zeros((3, 8), np.float32))
+    with pytest.raises(InputError, match="v1: crop 2 has another shape"): store.load("v1")
+    (tmp_path / "a/v1__0.npy").write_bytes((tmp_path / "a/v1__1.npy").read_bytes()[:150])
+    with pytest.raises(InputError, match="v1__0.npy: cut off"): NpyStore(tmp_path / "a").load("v1")
+    (tmp_path / "b").mkdir(); np.save(tmp_path / "b/v.npy", np.array([{}], object))
+    with pytest.raises(InputError, match="Python objects"): open_store(tmp_path / "b")
+    np.save(tmp_path / "b/v.npy", np.full((3, 10, 8), np.nan, np.float32))
+    with pytest.raises(InputError, match="NaN"): open_store(tmp_path / "b").load("v")
+
+
+# --- one clear error for each mistake ---
+
+@pytest.fixture
+def ucf(tmp_path):
+    "Two training and three test videos in UCF-Crime's files"
+    (tmp_path / "Anomaly_Train.txt").write_text("Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4\n")
+    (tmp_path / "Anomaly_Test.txt").write_text("Arson/Arson011_x264.mp4\nFighting/Fighting003_x264.mp4\nTesting_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4\n")
+    (tmp_path / "UCF_Annotation.txt").write_text("Fighting/Fighting003_x264.mp4 325 Fighting 16 48 160 327\nArson/Arson011_x264.mp4 320 Arson 80 240 -1 -1\n"
+                                                 "Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4 100 Normal -1 -1 -1 -1\n")
+    for v, T in {"Abuse001": 9, "Normal_Videos001": 3, "Arson011": 20, "Fighting003": 20, "Normal_Videos_003": 6}.items():
+        write_crops(tmp_path / "features", f"{v}_x264", T)
+    return tmp_path
+
+
+def change(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("file, old, new, message", [
+    ("UCF_Annotation.txt", "160 327", "160 400", "Fighting003_x264: event beyond the end"),
+    ("UCF_Annotation.txt", "Normal -1 -1 -1 -1", "Normal 5 9 -1 -1", "label and events contradict"),
+    ("UCF_Annotation.txt", "Arson 80 240", "Arson -1 -1", "label and events contradict"),
+    ("UCF_Annotation.txt", "Arson 80 240", "Arson 80", "line 2: not understood"),
+    ("UCF_Annotation.txt", "Arson/Arson011", "Fighting/Fighting003", "listed twice"),
+    ("Anomaly_Test.txt", "Arson/Arson011", "Fighting/Fighting003", "listed twice"),
+    ("Anomaly_Test.txt", "Arson/Arson011", "Arson/Arson012", "not the videos of Anomaly_Test.txt"),
+])
+def test_annotation_errors(ucf, file, old, new, message):
+    change(ucf / file, old, new)
+    with pytest.raises(InputError, match=message): load_dataset("ucf_crime", root=ucf, features=ucf / "features")
+
+
+def test_feature_errors(ucf):
+    data = load_dataset("ucf_crime", root=ucf, features=ucf / "features")
+    assert set(data.table["lineage"]) == {"drop"} and len(data.train) == 2
+    write_crops(ucf / "features/again", "Arson011_x264", 20)
+    with pytest.raises(InputError, match="Arson011_x264 is listed twice"): load_dataset("ucf_crime", root=ucf, features=ucf / "features")
+    problems = check_dataset(data.table, open_store(ucf / "features"))
+    assert "duplicated" in set(problems["problem"])
+    for f in (ucf / "features/again").iterdir(): f.unlink()
+    (ucf / "features/Arson011_x264__2.npy").unlink()
+    assert check_dataset(data.table, open_store(ucf / "features"))["problem"].tolist() == ["unreadable"]
+    for f in (ucf / "features").glob("Arson*"): f.unlink()
+    assert check_dataset(data.table, open_store(ucf / "features"))["problem"].tolist() == ["missing"]
+    write_crops(ucf / "features", "Arson011_x264", 7)
+    with pytest.raises(InputError, match="(?s)Arson011_x264: too short for every known lineage.*roc-ng: 20 or 19"): load_dataset("ucf_crime", root=ucf, features=ucf / "features")
+    assert check_dataset(data.table, open_store(ucf / "features"))["problem"].tolist() == ["too short"]
+
+
+def test_without_annotated_lengths_features_must_give_them(ucf):
+    lines = [x.split() for x in (ucf / "UCF_Annotation.txt").read_text().splitlines()]
+    (ucf / "UCF_Annotation.txt").unlink()
+    (ucf / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(" ".join([x[0].split("/")[1], *x[2:]]) for x in lines))
+    assert load_dataset("ucf_crime", root=ucf, features=ucf / "features").test["n_frames"].tolist() == [320, 320, 96]
+    for f in (ucf / "features").glob("Arson*"): f.unlink()
+    with pytest.raises(InputError, match="(?s)1 of 3 test videos have no length.*Arson011_x264"): load_dataset("ucf_crime", root=ucf, features=ucf / "features")
+
+
+def test_wrong_order_and_wrong_lineage(ucf, tmp_path):
+    table = load_dataset("ucf_crime", root=ucf, features=ucf / "features").test
+    good = {"Arson011_x264": np.linspace(0, 1, 20), "Fighting003_x264": np.linspace(0, 1, 20), "Normal_Videos_003_x264": np.zeros(6)}
+    assert evaluate_scores(good, table, n_bootstrap=0).protocol["tail"] == "drop"
+    with pytest.raises(InputError, match="another order"): evaluate_scores(dict(zip(good, list(good.values())[::-1])), table)
+    with pytest.raises(InputError, match="(?s)wrong lineage.*roc-ng.*drop"): evaluate_scores(good, table, tail="roc-ng")
+    with pytest.raises(InputError, match="(?s)Fighting003_x264: features and truth have different lengths.*21 snippets.*325 frames.*20 snippets.*pad"):
+        evaluate_scores(good | {"Fighting003_x264": np.zeros(21)}, table)
+    np.save(tmp_path / "flat.npy", np.zeros(1111))
+    with pytest.raises(InputError, match="(?s)different lengths.*truth 745: pad.*scores 1,111: no known lineage.*drop 736"): read_scores(tmp_path / "flat.npy", table)
+    for lineage, n in (("drop", 736), ("drop", 46), ("pad", 48), ("frames", 745), ("rtfm", 768)):
+        x = np.random.default_rng(0).random(n) if lineage == "frames" else np.zeros(n)
+        np.save(tmp_path / "flat.npy", x)
+        scores, found = read_scores(tmp_path / "flat.npy", table)
+        assert found == lineage and list(scores) == list(good)
+    (tmp_path / "list.txt").write_text("\n".join(f"x/{v}__{k}.npy" for v in reversed(list(good)) for k in range(5)))
+    assert ordered(table, tmp_path / "list.txt")["video"].tolist() == list(good)[::-1]
+    pd.DataFrame({"video": ["Arson011_x264"]*2, "frame": [16, 0], "score": [0, 1]}).to_csv(tmp_path / "s.csv", index=False)
+    with pytest.raises(InputError, match="wrong order"): read_scores(tmp_path / "s.csv", table)
+    truth = np.concatenate(list(lineage_truth(table.assign(split="test"), "rtfm").values()))
+    assert check_truth(truth, table) == "rtfm"
+    with pytest.raises(InputError, match="another order"): check_truth(truth[::-1], table)
+    with pytest.raises(InputError, match="no known lineage"): check_truth(truth[:-5], table)
+
+
+def test_a_csv_of_ones_own(ucf, tmp_path):
+    (tmp_path / "mine.csv").write_text("video,split,label,events\nAbuse001_x264,train,1,\nNormal_Videos001_x264,train,0,\nArson011_x264,test,1,16-48\n")
+    with pytest.raises(InputError, match="columns missing: n_frames"): load_table(tmp_path / "mine.csv")
+    t = load_dataset(tmp_path / "mine.csv", features=open_store(ucf / "features")).table
+    assert t["n_frames"].tolist() == [144, 48, 320] and t["class"].tolist() == ["Anomaly", "Normal", "Anomaly"]
+
+
+def test_xd_names():
+    assert xd_class("a_label_B1-B2-B6") == "Fighting+Shooting+Car accident" and xd_class("a_label_G") == "Explosion"
+    with pytest.raises(InputError, match="no label in the name"): xd_class("a_label_B3")

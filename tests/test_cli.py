@@ -57,6 +57,21 @@ def test_from_videos_to_scores(world):
     metrics = json.loads((world / "metrics.json").read_text())
     assert metrics["protocol"]["frames"] == 64 and metrics["protocol"]["selection"] == "last step"
 
+    (world / "scores").mkdir()
+    for v, x in metrics["scores"].items():
+        np.save(world / f"scores/{v}.npy", x)
+    r = pivad("evaluate", "--scores", world / "scores", "--dataset", world / "data.csv", "--out", world / "again.json", "--bootstrap", 20)
+    assert r.returncode == 0 and "'tail': 'drop'" in r.stdout, r.stderr
+    again = json.loads((world / "again.json").read_text())
+    assert again["metrics"] == metrics["metrics"] and again["protocol"]["selection"] == "as given"
+    r = pivad("dataset", "check", world / "data.csv", "--features", world / "features")
+    assert r.returncode == 0 and "6 videos, all there" in r.stdout, r.stdout + r.stderr
+    import torch
+    from pivad.urdmu import URDMU
+    torch.save({f"module.{k}": v for k, v in URDMU().state_dict().items()}, world / "published.pkl")
+    r = pivad("evaluate", "--checkpoint", world / "published.pkl", *data, "--bootstrap", 20, "--level", "video")
+    assert r.returncode == 0 and "video AUC" in r.stdout and "'tail': 'drop'" in r.stdout, r.stderr
+
     r = pivad("detect", world / "videos/v5.mp4", "--model", world / "run", "--rgb", weights, "--threshold", 0, cwd=world)
     assert r.returncode == 0, r.stderr
     scores = pd.read_csv(world / "v5-pivad/scores.csv")
@@ -92,7 +107,11 @@ def test_bad_videos_do_not_stop_the_rest(world, tmp_path):
     (["extract", "empty", "--out", "features"], 1, "no videos"),
     (["extract", "v.mp4", "--out", "features", "--modalities", "smell"], 1, "unknown modality"),
     (["extract", "v.mp4", "--out", "features", "--crops", "3"], 2, "'3'"),
-    (["dataset", "ucf_krime"], 1, "unknown dataset"),
+    (["dataset", "build", "ucf_krime"], 1, "unknown dataset"),
+    (["dataset", "check", "d.csv", "--features", "empty"], 1, "d.csv"),
+    (["dataset", "list"], 0, "ucf_crime"),
+    (["dataset", "build", "ucf_crime", "--annotations", "empty"], 1, "no such file"),
+    (["evaluate", "--dataset", "d.csv"], 2, "one of MODEL"),
     (["train", "--dataset", "d.csv", "--features", "empty", "--out", "run", "--learning-rate", "1"], 2, "--learning-rate"),
     (["train", "--dataset", "none.csv", "--features", "empty", "--out", "run"], 1, "none.csv"),
     (["evaluate", "nowhere", "--dataset", "d.csv", "--features", "empty"], 2, "nowhere"),

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import sklearn.metrics as sk
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pivad.core import InputError
-from pivad.evaluation import bootstrap, cell_metrics, count_cells, evaluate, evaluate_scores, frame_metrics, intervals, predict
+from pivad.evaluation import bootstrap, cell_metrics, postprocess, video_score, count_cells, evaluate, evaluate_scores, frame_metrics, intervals, predict
 from pivad.features import FeatureStore, write_features
 
 
@@ -117,7 +119,7 @@ def test_predict_joins_parts_and_restores_the_mode(store):
 def test_evaluate_says_what_it_used(store):
     result = evaluate(Mean(), rows(), store, device="cpu", n_bootstrap=20, selection="last step")
     assert result.protocol["frames"] == 128 + 144 and result.protocol["anomalous_frames"] == 48 and result.protocol["selection"] == "last step"
-    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR"}
+    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR", "FAR_R90"}
     assert "scores" not in result.to_dict()
 
 
@@ -133,3 +135,62 @@ def test_a_model_that_returns_nonsense(store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate_scores({"a": np.zeros(8), "b": np.zeros(10)}, rows(), tail="pad", n_bootstrap=0)
+
+
+# --- properties: random and degenerate cases against sklearn ---
+
+@st.composite
+def cases(draw):
+    "Scores, truth and video lengths: ties, constant scores, one class, a single video"
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    n, levels = sum(lengths), draw(st.sampled_from([1, 2, 5, 10**6]))
+    scores = np.array(draw(st.lists(st.integers(0, levels), min_size=n, max_size=n)))/levels
+    kind = draw(st.sampled_from(["any", "all normal", "all anomalous"]))
+    truth = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))) if kind == "any" else np.full(n, int(kind == "all anomalous"))
+    return scores, truth, lengths
+
+
+def reference(truth, scores):
+    "sklearn's figures; NaN where pivad says so: sklearn gives 0 for AP without a positive"
+    if not len(truth) or not truth.any(): return [float("nan")]*3
+    precision, recall, _ = sk.precision_recall_curve(truth, scores)
+    return [sk.roc_auc_score(truth, scores) if not truth.all() else float("nan"), sk.average_precision_score(truth, scores), sk.auc(recall, precision)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_properties(case):
+    scores, truth, lengths = case
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    anomalous = np.bincount(ids, truth) > 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        step, trapezoid = (frame_metrics(scores, truth, ids, ap=ap) for ap in ("step", "trapezoid"))
+    for suffix, part in (("", np.ones(len(ids), bool)), ("_A", anomalous[ids])):
+        auc, ap, area = reference(truth[part], scores[part])
+        assert step["AUC" + suffix] == pytest.approx(auc, abs=1e-12, nan_ok=True)
+        assert step["AP" + suffix] == pytest.approx(ap, abs=1e-12, nan_ok=True)
+        assert trapezoid["AP" + suffix] == pytest.approx(area, abs=1e-12, nan_ok=True)
+    normal = scores[~anomalous[ids]]
+    assert step["FAR"] == pytest.approx((normal >= 0.5).mean() if len(normal) else float("nan"), abs=1e-12, nan_ok=True)
+    if truth.any() and len(normal):
+        fpr, tpr, thresholds = sk.roc_curve(np.r_[truth, 0], np.r_[scores, -1], drop_intermediate=False)
+        threshold = thresholds[np.flatnonzero(tpr >= 0.9 - 1e-12)[0]]
+        assert step["FAR_R90"] == pytest.approx((normal >= threshold).mean(), abs=1e-12)
+    undefined = [k for k, v in step.items() if np.isnan(v)]
+    assert bool(undefined) == bool(caught) and all(f"{k}: no " in str(caught[0].message) for k in undefined)
+
+
+def test_levels_and_postprocessing_are_named():
+    table = pd.DataFrame({"video": ["a", "b"], "split": "test", "label": [1, 0], "class": "", "n_frames": [100, 40], "events": [[[16, 41]], []]})
+    scores = {"a": np.array([.1, .9, .8, .2, .1, .1]), "b": np.array([.3, .2])}
+    results = {level: evaluate_scores(scores, table, level=level, n_bootstrap=10) for level in ("frame", "snippet", "video")}
+    assert results["frame"].protocol["anomalous_frames"] == 25 and results["snippet"].protocol["anomalous_snippets"] == 2
+    assert set(results["video"].metrics) >= {"video AUC", "video AP"} and "AUC" not in results["video"].metrics
+    assert results["video"].metrics["video AUC"] == 1 and np.isnan(results["video"].metrics["video AUC_A"])
+    assert "AUC_A" in results["video"].protocol["undefined"]
+    smooth = evaluate_scores(scores, table, smooth=3, minmax=True, n_bootstrap=0)
+    assert smooth.protocol["smoothing"] == "moving mean over 3" and smooth.protocol["min-max"] == "per video"
+    assert results["frame"].protocol["smoothing"] == "none" and smooth.metrics != results["frame"].metrics
+    assert postprocess([0.4, 0.4], minmax=True).tolist() == [0, 0]
+    assert video_score(np.arange(32)) == 30
