@@ -77,13 +77,14 @@ def test_splits_are_as_recorded(annotations, name, tmp_path):
 # --- published features ---
 
 SCRIPT = """
-import resource, sys, time
+import sys, time, tracemalloc
 from pivad.datasets import load_dataset
 from pivad.npy_features import open_store
+tracemalloc.start()   # what Python and numpy allocate; the peak of the whole process would hold the parent's, from before exec
 start = time.perf_counter()
 store = open_store(sys.argv[2])
 data = load_dataset("ucf_crime", root=sys.argv[1], features=store)
-print(len(data.train), len(data.test), data.test["lineage"].iloc[0], time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(len(data.train), len(data.test), data.test["lineage"].iloc[0], time.perf_counter() - start, tracemalloc.get_traced_memory()[1] / 1e6)
 """
 
 
