@@ -198,15 +198,15 @@ def test_shipped_truth_is_rendered_again(rebuilt):
 
 @needs_features
 def test_shipped_rgb_features_are_found_again(rebuilt):
-    "With I3D's weights in the cache; float32 here against bfloat16 there"
+    "With I3D's weights in the cache; in the precision the file states"
     from pivad.rgb import load_rgb_encoder
     from pivad.video import read_snippets
 
     if not list((cache_dir() / "weights").glob("i3d-kinetics-400-*.safetensors")):
         pytest.skip("needs I3D's weights in the cache: pivad extract fetches them")
     out, names = rebuilt
-    encoder = load_rgb_encoder(device="cpu")
     for name in names:
+        encoder = load_rgb_encoder(device="cpu", precision=read_meta(SHIPPED / f"features/{name}.safetensors")["precision"])
         snippets = [s for i, s in enumerate(read_snippets(out / f"videos/{name}.mp4")) if i in (3, 11)]
         a, b = encoder(snippets)[0], read_features(SHIPPED / f"features/{name}.safetensors", ["rgb"])["rgb"][0][[3, 11]]
         assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > .998
