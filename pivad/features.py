@@ -381,6 +381,9 @@ def _turns(plan, wanted, out, summary, wait=0.5):
                 else: held.append(name)
         if len(held) == len(left): time.sleep(wait)      # seconds
         left = held
+    for name in plan:                                    # left by a process that was killed after its last file
+        if (path := out/".locks"/quote(name, safe="")).is_file():
+            with try_lock(path): pass
     with contextlib.suppress(OSError): (out/".locks").rmdir()
 
 # %% ../nbs/05_features.ipynb #c063

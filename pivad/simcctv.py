@@ -19,11 +19,11 @@ from .simscenes import HOURS
 from .simworld import CLASSES, FPS, HEIGHT, THINGS, WIDTH
 
 # %% auto #0
-__all__ = ['COUNTS', 'PLACES', 'GRID', 'THING_CLASSES', 'UNIT', 'TEXT', 'WIDTHS', 'SOURCES', 'VERSION', 'PER_CLASS', 'keypoints',
-           'doing', 'caption', 'flow_record', 'depth_record', 'panoptic_record', 'person_features', 'pose_record',
-           'embed_pose', 'embed_depth', 'embed_panoptic', 'embed_flow', 'word_vector', 'embed_text', 'Observer', 'plan',
-           'encode', 'make_video', 'motion_energy', 'read_truth', 'is_made', 'build', 'write_table', 'simcctv',
-           'in_bfloat16', 'extract_features', 'add_truth']
+__all__ = ['COUNTS', 'PLACES', 'GRID', 'THING_CLASSES', 'UNIT', 'TEXT', 'WIDTHS', 'SOURCES', 'VERSION', 'PER_CLASS', 'H264',
+           'keypoints', 'doing', 'caption', 'flow_record', 'depth_record', 'panoptic_record', 'person_features',
+           'pose_record', 'embed_pose', 'embed_depth', 'embed_panoptic', 'embed_flow', 'word_vector', 'embed_text',
+           'Observer', 'plan', 'encode', 'make_video', 'motion_energy', 'read_truth', 'is_made', 'build', 'write_table',
+           'simcctv', 'in_bfloat16', 'extract_features', 'add_truth']
 
 # %% ../nbs/09_simcctv.ipynb #c006
 def keypoints(
@@ -195,6 +195,9 @@ def plan(seed=0) -> list:
     return out
 
 # %% ../nbs/09_simcctv.ipynb #c030
+# asm=0: x264's SIMD code for macroblock trees reads memory that nobody wrote, and equal frames gave different bytes; C code costs 2 ms a frame more
+H264 = {"crf": "26", "preset": "veryfast", "threads": "1", "g": "60", "x264-params": "asm=0"}
+
 def encode(
     path,    # .mp4
     frames,  # Iterable of (240, 320, 3) uint8
@@ -202,7 +205,7 @@ def encode(
     "Write H.264 at constant quality, whole or not at all; equal frames give equal bytes with one build of PyAV"
     import av
     with atomic_path(path) as tmp, av.open(str(tmp), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=Fraction(FPS), options={"crf": "26", "preset": "veryfast", "threads": "1", "g": "60"})
+        stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=Fraction(FPS), options=H264)
         stream.width, stream.height, stream.pix_fmt, stream.codec_context.thread_count = WIDTH, HEIGHT, "yuv420p", 1
         for x in frames: container.mux(stream.encode(av.VideoFrame.from_ndarray(x, format="rgb24")))
         container.mux(stream.encode())
