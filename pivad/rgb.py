@@ -175,7 +175,7 @@ def read_state(path):
     try: state = read(path)
     except Exception as e:
         raise InputError(f"{path}: not readable as weights", found=str(e).splitlines()[0][:200], expected="safetensors, or torch.save of a state dict") from e
-    if isinstance(state, dict): state = state.get("state_dict", state)
+    if isinstance(state, dict): state = next((state[k] for k in ("state_dict", "model") if isinstance(state.get(k), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise InputError(f"{path}: no state dict", found=type(state).__name__, expected="a dict of tensors", fix="save model.state_dict()")
     return state

