@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 import numpy as np
-from .core import InputError, atomic_path, check_choice, TAILS
+from filelock import FileLock, Timeout
+from .core import InputError, atomic_path, check_choice, SNIPPET, TAILS
 from .modalities import ModalityEncoder, modality_encoder, modality_specs
 from .video import CROP_COUNTS, CROPS, find_videos, probe, read_snippets
 
@@ -285,13 +286,16 @@ class Summary:
     def add(self, snippets):
         self.done, self.snippets = self.done + 1, self.snippets + snippets
 
-    def __str__(self):
-        line = f"{self.done} videos encoded ({self.snippets} snippets, {self.seconds:.0f} s), {self.skipped} finished before, {len(self.failed)} failed"
-        if self.snippets: line += f", {16 * self.snippets / max(self.seconds, 1e-3):.0f} frames/s"
-        if self.elsewhere: line += f", {self.elsewhere} finished by another process meanwhile"
-        return "\n".join([line, *(f"- {name}: {reason}" for name,reason in self.failed)])
+    def __add__(self, other):
+        return Summary(**{k: getattr(self, k) + getattr(other, k) for k in ("done", "skipped", "elsewhere", "failed", "snippets")}, seconds=max(self.seconds, other.seconds))
 
-# %% ../nbs/05_features.ipynb #c048
+    def __str__(self):
+        speed = f"{self.snippets} snippets in {self.seconds:.0f} s, {SNIPPET * self.snippets / max(self.seconds, 1e-3):.0f} frames/s" if self.snippets else ""
+        rows = [("videos encoded", self.done, speed), ("finished before", self.skipped, ""), ("finished elsewhere", self.elsewhere, "by another process, meanwhile"), ("failed", len(self.failed), "")]
+        table = [f"{name:18} {n:6}   {more}".rstrip() for name, n, more in rows if n or name != "finished elsewhere"]
+        return "\n".join([*table, *(f"- {name}: {reason}" for name,reason in self.failed)])
+
+# %% ../nbs/05_features.ipynb #c049
 def _extract_file(path, target, aside, encoders, keep, settings, batch_size, every, tick):
     "Encode one video into `target`, keeping the arrays named in `keep`; returns its number of snippets"
     info = probe(path)                                   # counts frames, and finds a damaged file before hours are spent on it
@@ -308,14 +312,14 @@ def _extract_file(path, target, aside, encoders, keep, settings, batch_size, eve
     os.replace(aside/"whole.safetensors", target)
     return next(iter(arrays.values())).shape[-2]
 
-# %% ../nbs/05_features.ipynb #c049
+# %% ../nbs/05_features.ipynb #c050
 def _forget(aside, root):
     "Remove what was put aside for a finished video, and the hidden folders that are then empty"
     shutil.rmtree(aside, ignore_errors=True)
     for folder in itertools.takewhile(lambda p: p != root, aside.parents):
         with contextlib.suppress(OSError): folder.rmdir()
 
-# %% ../nbs/05_features.ipynb #c050
+# %% ../nbs/05_features.ipynb #c051
 def _plan(videos, out, settings, modalities, overwrite):
     "name -> names of its arrays that need no work, for all videos, before any work is done"
     plan = {}
@@ -324,15 +328,15 @@ def _plan(videos, out, settings, modalities, overwrite):
         plan[name] = finished_arrays(out/f"{name}.safetensors", settings | size, modalities, overwrite)
     return plan
 
-# %% ../nbs/05_features.ipynb #c051
+# %% ../nbs/05_features.ipynb #c052
 def _rgb_caller(rgb, crops, device, batch_size, precision, load):
     "The rgb encoder as a function of snippets alone; loaded only if `load`, for nothing may be left to do"
     if isinstance(rgb, (str, os.PathLike)) and load:
         from pivad.rgb import load_rgb_encoder
         rgb = load_rgb_encoder(rgb, device, precision)
-    return functools.partial(rgb, crops=crops, batch_size=batch_size) if callable(rgb) else None
+    return functools.partial(rgb, crops=crops, **({"batch_size": batch_size} if batch_size else {})) if callable(rgb) else None
 
-# %% ../nbs/05_features.ipynb #c052
+# %% ../nbs/05_features.ipynb #c053
 def _ticker(bar, name):
     "A function that counts the current video's snippets up, beside the bar"
     seen = 0
@@ -342,25 +346,27 @@ def _ticker(bar, name):
         bar.set_postfix_str(f"{name}: {seen} snippets")
     return tick
 
-# %% ../nbs/05_features.ipynb #c056
+# %% ../nbs/05_features.ipynb #c057
 @contextlib.contextmanager
 def try_lock(
     path,  # Lock file; its folder is made
 ):
     "True inside the block if this process now holds the lock, False if another one does; never waits"
-    import fcntl
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(f.fileno()), os.stat(path))
-        except (BlockingIOError, FileNotFoundError): mine = False
-        except OSError as e: raise InputError(f"{path}: this file system has no locks", found=e, fix="mount it with flock, or extract elsewhere") from e
-        try: yield mine
-        finally:
-            if mine: path.unlink(missing_ok=True)
+    lock = FileLock(path, fallback_to_soft=False)            # never a file whose mere presence is the lock: it would outlive a kill
+    try: lock.acquire(blocking=False)
+    except Timeout: pass
+    except OSError as e: raise InputError(f"{path}: this file system has no locks", found=e, fix="mount it with flock, or extract elsewhere") from e
+    mine = lock.is_locked
+    try: yield mine
+    finally:
+        with contextlib.suppress(OSError):
+            if mine: path.unlink(missing_ok=True)            # Windows refuses while the file is open: there it goes after
+        lock.release()
+        if mine and os.name == "nt":
+            with contextlib.suppress(OSError): path.unlink(missing_ok=True)
 
-# %% ../nbs/05_features.ipynb #c059
+# %% ../nbs/05_features.ipynb #c060
 def shard_of(videos:dict, shard):
     "The videos of shard i of n, `i/n`, counted from 1; None: all"
     if shard is None: return videos
@@ -369,7 +375,7 @@ def shard_of(videos:dict, shard):
         raise InputError(f"not a shard: {shard!r}", expected="i/n with 1 <= i <= n, such as 2/5")
     return dict(list(videos.items())[int(i) - 1::int(n)])
 
-# %% ../nbs/05_features.ipynb #c062
+# %% ../nbs/05_features.ipynb #c063
 def _turns(plan, wanted, out, summary, wait=0.5):
     "Yields the unfinished names, each while its lock is held; those held elsewhere come again later"
     left = [n for n, have in plan.items() if not wanted <= have]
@@ -386,12 +392,12 @@ def _turns(plan, wanted, out, summary, wait=0.5):
             with try_lock(path): pass
     with contextlib.suppress(OSError): (out/".locks").rmdir()
 
-# %% ../nbs/05_features.ipynb #c063
+# %% ../nbs/05_features.ipynb #c064
 def _auto_precision(device):
     from pivad.rgb import pick_precision
     return pick_precision("auto", device)
 
-# %% ../nbs/05_features.ipynb #c064
+# %% ../nbs/05_features.ipynb #c065
 def extract(
     videos,                           # Folder, .txt list, video, list of paths, or dict name -> path
     out,                              # Folder for the feature files
@@ -400,7 +406,7 @@ def extract(
     crops=1,                          # 1, 5 or 10
     tail="drop",                      # As most published features; or "pad"
     device="auto",                    # For rgb, as in `pick_device`
-    batch_size=8,                     # Snippets a pass
+    batch_size=None,                  # Snippets a pass; None: eight are decoded at once, and rgb takes as many of them as suit the device
     every=64,                         # Snippets that a kill may cost at most: half a minute of I3D on two CPU cores
     overwrite=False,                  # True: files made with other settings are replaced
     progress=True,                    # A bar over videos
@@ -425,7 +431,7 @@ def extract(
         try:
             keep = _plan({name: path}, out, settings, modalities, overwrite)[name]       # another process may have been here meanwhile
             todo = {k: e for k,e in encoders.items() if k not in keep}
-            if todo: summary.add(_extract_file(path, target, aside, todo, keep, settings, batch_size, every, _ticker(bar, name)))
+            if todo: summary.add(_extract_file(path, target, aside, todo, keep, settings, batch_size or 8, every, _ticker(bar, name)))
             else: summary.elsewhere += 1
             _forget(aside, out)
         except Exception as e: summary.failed.append((name, str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}"))   # the others go on
@@ -434,17 +440,17 @@ def extract(
     summary.seconds = time.time() - start
     return summary
 
-# %% ../nbs/05_features.ipynb #c072
+# %% ../nbs/05_features.ipynb #c073
 IDENTITY = ("encoder", "weights_sha256", "crops", "tail", "precision")      # What all files of a folder should agree in
 
-# %% ../nbs/05_features.ipynb #c073
+# %% ../nbs/05_features.ipynb #c074
 def _identity(meta):
     "How a file was made, as a line to compare"
     meta = {"precision": "float32"} | meta
     about = {k: v["source"] for k,v in sorted(meta.get("modalities", {}).items())}
     return ", ".join([f"{k} {str(meta.get(k))[:20]}" for k in IDENTITY] + [f"{k}: {v}" for k,v in about.items()])
 
-# %% ../nbs/05_features.ipynb #c074
+# %% ../nbs/05_features.ipynb #c075
 def check_folder(
     folder,       # As `extract` fills it
     names=None,   # Videos that should be there; None: whatever is there

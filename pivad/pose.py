@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_pose.ipynb #c003
 from __future__ import annotations
-import zipfile
+import contextlib, os, zipfile
 import cv2
 import numpy as np
 from .core import require
@@ -12,7 +12,7 @@ from .modalities import ModalityEncoder, cpu_threads
 from .weights import Weights, fetch
 
 # %% auto #0
-__all__ = ['JOINTS', 'BONES', 'MOVENET', 'PARTS', 'letterbox', 'MoveNet', 'draw_skeletons', 'body_frame', 'joint_speeds',
+__all__ = ['JOINTS', 'BONES', 'MOVENET', 'PARTS', 'letterbox', 'quiet', 'MoveNet', 'draw_skeletons', 'body_frame', 'joint_speeds',
            'closeness', 'joint_grid', 'group_stats', 'MoveNetPose']
 
 # %% ../nbs/04_pose.ipynb #c007
@@ -43,7 +43,16 @@ def letterbox(
     out[:h, :w] = cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA)
     return out, (h, w)
 
-# %% ../nbs/04_pose.ipynb #c012
+# %% ../nbs/04_pose.ipynb #c013
+@contextlib.contextmanager
+def quiet():
+    "What libraries in C++ write to the error output inside the block is dropped"
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try: yield
+    finally: os.dup2(kept, 2); os.close(kept); os.close(null)
+
+# %% ../nbs/04_pose.ipynb #c014
 class MoveNet:
     "Frames to skeletons: (H, W, 3) uint8 -> (n, 17, 3), x and y in heights of the frame, and the joint's score"
     least = 0.2     # People and joints with a smaller score are left out: 17 joints of noise otherwise
@@ -51,19 +60,20 @@ class MoveNet:
     def __init__(self):
         litert = require("ai_edge_litert.interpreter", "light")
         with zipfile.ZipFile(fetch(MOVENET)) as z: network = z.read("models/movenet.tflite")
-        self.net = litert.Interpreter(model_content=network, num_threads=cpu_threads())
+        with quiet(): self.net = litert.Interpreter(model_content=network, num_threads=cpu_threads())
 
     def __call__(self, frame):
         x, (h, w) = letterbox(frame)
         i = self.net.get_input_details()[0]
-        if tuple(i["shape"][1:3]) != x.shape[:2]: self.net.resize_tensor_input(i["index"], (1, *x.shape)); self.net.allocate_tensors()
+        if tuple(i["shape"][1:3]) != x.shape[:2]:
+            with quiet(): self.net.resize_tensor_input(i["index"], (1, *x.shape)); self.net.allocate_tensors()
         self.net.set_tensor(i["index"], x[None])
         self.net.invoke()
         people = self.net.get_tensor(self.net.get_output_details()[0]["index"])[0]        # (6, 56): 17 x (y, x, score), box, score
         people = people[people[:, 55] >= self.least, :51].reshape(-1, 17, 3)
         return people[..., [1, 0, 2]] * (x.shape[1] / h, x.shape[0] / h, 1)
 
-# %% ../nbs/04_pose.ipynb #c014
+# %% ../nbs/04_pose.ipynb #c016
 def draw_skeletons(ax, frame, people, least=0.2):
     "The frame with the skeletons on it"
     ax.imshow(frame); ax.axis("off")
@@ -71,7 +81,7 @@ def draw_skeletons(ax, frame, people, least=0.2):
         for a,b in BONES:
             if min(p[a, 2], p[b, 2]) >= least: ax.plot(*(p[[a, b], :2] * len(frame)).T, color=f"C{i}", lw=2, solid_capstyle="round")
 
-# %% ../nbs/04_pose.ipynb #c019
+# %% ../nbs/04_pose.ipynb #c021
 def body_frame(
     people,      # (n, 17, 3)
 ):               # centres (n, 2), sizes (n,), joints relative to them (n, 17, 2), which joints count (n, 17)
@@ -84,7 +94,7 @@ def body_frame(
     centre = (low + high) / 2
     return centre, size, np.nan_to_num((xy - centre[:, None]) / size[:, None, None]), good
 
-# %% ../nbs/04_pose.ipynb #c021
+# %% ../nbs/04_pose.ipynb #c023
 def joint_speeds(
     before, after,  # (n, 17, 3), (m, 17, 3)
     frames=2,       # Between the two
@@ -97,7 +107,7 @@ def joint_speeds(
     moved = np.linalg.norm(after[..., :2] - before[who, :, :2], axis=-1) / s1[:, None] / frames
     return np.where(g1 & g0[who], moved, 0)[near]
 
-# %% ../nbs/04_pose.ipynb #c024
+# %% ../nbs/04_pose.ipynb #c026
 def closeness(people):
     "e^-distance of the nearest two people in body sizes, and the largest overlap of two boxes (intersection over union); (0, 0) below two"
     if len(people) < 2: return 0.0, 0.0
@@ -109,10 +119,10 @@ def closeness(people):
     area = (high - low).prod(1)
     return float(np.exp(-near.min())), float((inter / np.maximum(area[i] + area[j] - inter, 1e-9)).max())
 
-# %% ../nbs/04_pose.ipynb #c028
+# %% ../nbs/04_pose.ipynb #c030
 PARTS = {"head": (0, 1, 2, 3, 4), "arms": (7, 8, 9, 10), "legs": (13, 14, 15, 16)}
 
-# %% ../nbs/04_pose.ipynb #c029
+# %% ../nbs/04_pose.ipynb #c031
 def joint_grid(people, aspect, cells=4):
     "Joints in each cell of a grid by body part, (3, cells, cells): the share of one body's joints of that part, summed over people"
     out = np.zeros((len(PARTS), cells, cells))
@@ -122,7 +132,7 @@ def joint_grid(people, aspect, cells=4):
         np.add.at(out[k], tuple(place), 1 / len(part))
     return out
 
-# %% ../nbs/04_pose.ipynb #c030
+# %% ../nbs/04_pose.ipynb #c032
 def group_stats(people):
     "log(1 + people), largest body, mean size, widest and mean width over height, and closeness's two; (7,)"
     if not len(people): return np.zeros(7)
@@ -131,7 +141,7 @@ def group_stats(people):
     upright = np.minimum(width / np.maximum(height, 1e-3), 3)                             # over 1: wider than tall, as who lies is
     return np.array([np.log1p(len(people)), size.max(), size.mean(), upright.max(), upright.mean(), *closeness(people)])
 
-# %% ../nbs/04_pose.ipynb #c032
+# %% ../nbs/04_pose.ipynb #c034
 class MoveNetPose(ModalityEncoder):
     "Statistics over the skeletons of eight frames; no order of people is in them"
     name, dim, looks_at = "pose", 3*4*4 + 4*17 + 2*17 + 2*7, "every second frame of the snippet, eight"

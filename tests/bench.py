@@ -1,8 +1,9 @@
-"""Benchmarks, each against its baseline in the same run: `make bench`, or `python tests/bench.py [train eval hour]`.
+"""Benchmarks, each against its baseline in the same run: `make bench`, or `python tests/bench.py [train eval hour i3d encoders bootstrap]`.
 
 Every measurement has a process of its own, so that its peak memory is its own; time is the median of the repeats after a warm-up.
 The baseline writes UR-DMU's attention as the published formulas stand: the T x T decay kernel is built anew at every call, repeated for every
-bag and head, and all attention maps are held in memory.
+bag and head, and all attention maps are held in memory. I3D's baseline is the network in plain eager torch, float32, a snippet at a time;
+the bootstrap's is sklearn on the pooled frames of every resample, three of them timed and the rest extrapolated.
 """
 import argparse
 import json
@@ -10,8 +11,10 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
+import numpy as np
 import torch
 
 from pivad.urdmu import URDMU, GlobalLocalAttention, flatten_crops, mean_crops
@@ -52,6 +55,112 @@ TASKS = {  # name -> (what, shape of the features, repeats, models)
 }
 
 
+def timed(call):
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def example_video(folder, repeats):
+    "The example scene (240 x 320, 48 frames) as a video, several times over: path and number of frames"
+    from pivad.example import scene
+    from pivad.video import write_video
+
+    frames = list(scene()) * repeats
+    return write_video(f"{folder}/scene.mp4", frames), len(frames)
+
+
+def i3d():
+    "One 16-frame snippet at 224 x 224: plain eager torch, what reference features use, and bfloat16; alternating, so that all three meet the same machine"
+    from pivad.example import scene
+    from pivad.rgb import InceptionI3D, RGB_ENCODERS, RGBEncoder, crop, pick_precision, resize_short
+
+    snippets = np.stack(list(scene())[:48]).reshape(3, 16, 240, 320, 3)[[0, 1, 2, 0]]
+    net, record = InceptionI3D.pretrained(), RGB_ENCODERS["i3d-kinetics-400"]
+    fast = {p: RGBEncoder(record, net, "cpu", precision=p) for p in ("float32", "bfloat16")}
+
+    @torch.inference_mode()
+    def eager():
+        rows = []
+        for s in snippets:
+            x = torch.from_numpy(crop(resize_short(s, 256), "center", 224).transpose(3, 0, 1, 2).copy())[None].float()  # torch's own memory layout
+            rows.append(net(x / 127.5 - 1))
+        return torch.cat(rows).numpy()
+
+    calls = {"eager": eager} | {p: (lambda e=e: e(snippets)[0]) for p, e in fast.items()}
+    times, out = {k: [] for k in calls}, {}
+    for i in range(6):
+        for k, call in calls.items():
+            out[k], t = timed(call)
+            times[k] += [t / len(snippets)] * (i > 0)  # the first round warms up
+    t = {k: statistics.median(v) for k, v in times.items()}
+    gap = np.abs(out["float32"] - out["eager"]).max() / np.abs(out["eager"]).max()
+    a, b = out["eager"], out["bfloat16"]
+    cosine = ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min()
+    print(f"\nI3D, a snippet of 16 frames at 224 x 224, one crop; decoded frames to features, median of 5 rounds; precision=auto is {pick_precision('auto', 'cpu')} here")
+    print(f"  eager     {t['eager']:8.3f} s   {16 / t['eager']:6.0f} frames/s   float32, a snippet a pass")
+    print(f"  float32   {t['float32']:8.3f} s   {16 / t['float32']:6.0f} frames/s   {t['eager'] / t['float32']:.1f} times as fast; largest difference {gap:.0e} of the largest value")
+    print(f"  bfloat16  {t['bfloat16']:8.3f} s   {16 / t['bfloat16']:6.0f} frames/s   {t['eager'] / t['bfloat16']:.1f} times as fast; least cosine {cosine:.5f}")
+
+
+def encoders():
+    "Decoding and every light encoder alone, on the example scene"
+    from pivad.features import encode
+    from pivad.modalities import LIGHT, modality_encoder
+    from pivad.video import read_snippets
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, n = example_video(folder, 8)
+        snippets, t = min((timed(lambda: list(read_snippets(path))) for _ in range(3)), key=lambda x: x[1])
+    print(f"\ndecoding and light encoders, {n} frames of 240 x 320")
+    print(f"  {'decode':9s} {n / t:7.0f} frames/s")
+    made = {k: modality_encoder(k) for k in LIGHT}
+    encode(made, snippets[:3])
+    for k in LIGHT:
+        seen = {j: made[j](snippets) for j in getattr(made[k], "needs", {})}
+        made[k].reset()
+        _, t = timed(lambda: made[k](snippets, seen) if seen else made[k](snippets))
+        print(f"  {k:9s} {n / t:7.0f} frames/s" + (f"   given {', '.join(seen)}" if seen else ""), flush=True)
+    _, t = timed(lambda: encode(made, snippets))
+    print(f"  {'all five':9s} {n / t:7.0f} frames/s")
+
+
+def bootstrap():
+    "1,000 resamples of UCF-Crime's size: 290 test videos, 1.1 M frames, 16-frame scores"
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    from pivad.evaluation import bootstrap as ours, count_cells
+
+    r = np.random.default_rng(0)
+    label = np.repeat([0, 1], [150, 140])
+    lengths = np.maximum(16, r.lognormal(7.8, 0.9, 290).astype(int)) // 16 * 16
+    lengths = (lengths * (1_111_808 / lengths.sum())).astype(int) // 16 * 16
+    scores, truth = [], []
+    for n, y in zip(lengths, label):
+        t = np.zeros(n, int)
+        if y:
+            t[n // 3 : n // 3 + max(16, int(0.15 * n))] = 1
+        scores.append(np.repeat(r.beta(2, 5, n // 16), 16) + 0.2 * t)
+        truth.append(t)
+    video = np.repeat(np.arange(290), lengths)
+    cells, t_count = timed(lambda: count_cells(np.concatenate(scores), np.concatenate(truth), video, label == 1))
+    samples, t = timed(lambda: ours(cells, 1000))
+
+    def naive():
+        draw = np.concatenate([g[r.integers(len(g), size=len(g))] for g in (np.flatnonzero(label == 0), np.flatnonzero(label == 1))])
+        s, y = (np.concatenate([x[i] for i in draw]) for x in (scores, truth))
+        odd = [i for i in draw if label[i]]
+        sa, ya = (np.concatenate([x[i] for i in odd]) for x in (scores, truth))
+        return [f(y, s) for f in (roc_auc_score, average_precision_score)] + [f(ya, sa) for f in (roc_auc_score, average_precision_score)]
+
+    each = statistics.median(timed(naive)[1] for _ in range(3))
+    print(f"\nbootstrap of AUC, AUC_A, AP, AP_A: 1,000 resamples of 290 videos, {sum(lengths):,} frames (random scores)")
+    print(f"  sklearn   {1000 * each:8.1f} s   extrapolated from the median of 3 resamples, {each:.2f} s each")
+    print(f"  ours      {t + t_count:8.1f} s   {1000 * each / (t + t_count):.0f} times as fast; mean AUC {100 * samples['AUC'].mean():.2f}")
+
+
+SINGLE = {"i3d": i3d, "encoders": encoders, "bootstrap": bootstrap}
+
+
 def memory():
     "Peak resident memory of this process so far, in GB"
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
@@ -82,14 +191,19 @@ def measure(task, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"which of {', '.join(TASKS)}; all by default")
+    parser.add_argument("tasks", nargs="*", default=[*TASKS, *SINGLE], help=f"which of {', '.join([*TASKS, *SINGLE])}; all by default")
     parser.add_argument("--one", nargs=2, metavar=("TASK", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(*args.one)))
         return
+    if unknown := set(args.tasks) - set(TASKS) - set(SINGLE):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, on the CPU")
     for task in args.tasks:
+        if task in SINGLE:
+            SINGLE[task]()
+            continue
         what, _, _, models = TASKS[task]
         print(f"\n{what}")
         found = {}
