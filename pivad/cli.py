@@ -52,19 +52,26 @@ def data_options(f):
 @click.argument("videos", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder for the feature files, one a video.")
 @click.option("--rgb", default="i3d-kinetics-400", help="RGB encoder: a name, or a file of I3D weights.")
-@click.option("--modalities", type=Names(), default=("flow", "panoptic"), help="Modality encoders beside RGB: names, or light for all five that a CPU can do; '' for none.")
+@click.option("--modalities", type=Names(), default=("flow", "panoptic"), help="Modality encoders beside RGB: names, or light for all five that a CPU can do, or paper for large networks; pose=vitpose:FOLDER names another encoder and its weights; '' for none.")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), default="1", help="Crops a frame.")
 @click.option("--tail", type=click.Choice(["drop", "pad"]), default="drop", help="What to do with the frames after the last whole snippet.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, help="Snippets encoded at once.")
+@click.option("--batch-size", type=click.IntRange(1), help="Snippets encoded at once; by default what suits the device.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32", help="Of the RGB encoder; auto: bfloat16 where the hardware has it.")
 @click.option("--shard", metavar="I/N", help="Only every Nth video, beginning with the Ith: for machines without a common folder.")
 @click.option("--overwrite", is_flag=True, help="Extract again what is there with other settings.")
-def extract(videos, out, rgb, modalities, crops, tail, batch_size, device, precision, shard, overwrite):
+@click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="As Ray tasks, on a cluster at ADDRESS or, without one, on all processors and GPUs of this machine. Last, or as --ray=ADDRESS.")
+@click.option("--gpus", type=click.FloatRange(0), help="With --ray: GPUs a task, such as 0.25; by default one where there are any.")
+def extract(videos, out, ray, gpus, **settings):
     """Extract features of VIDEOS: files, folders that are searched through, or .txt lists."""
     from pivad.features import extract as run
-    summary = run(videos[0] if len(videos) == 1 else list(videos), out, rgb=rgb, modalities=modalities, crops=int(crops), tail=tail,
-                  batch_size=batch_size, device=device, overwrite=overwrite, precision=precision, shard=shard)
+    if ray:
+        from functools import partial
+        from pivad.distributed import extract_ray
+        run = partial(extract_ray, address=ray, gpus=gpus)
+    elif gpus is not None: raise click.UsageError("--gpus goes with --ray")
+    settings["crops"] = int(settings["crops"])
+    summary = run(videos[0] if len(videos) == 1 else list(videos), out, **settings)
     click.echo(summary)
     if summary.failed: sys.exit(1)
 
@@ -229,7 +236,7 @@ def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, d
 @click.option("--out", type=click.Path(), help="Folder for scores.csv, detection.json and scores.png.  [default: VIDEO without its suffix + '-pivad']")
 @click.option("--threshold", type=float, default=0.5, help="From which score on a snippet belongs to an event.")
 @click.option("--rgb", type=click.Path(exists=True), help="File of I3D weights, if the model's features were made with one.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, help="Snippets encoded at once.")
+@click.option("--batch-size", type=click.IntRange(1), help="Snippets encoded at once; by default what suits the device.")
 @click.option("--plot/--no-plot", default=True, help="Draw scores.png.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 def detect(video, model, out, threshold, rgb, batch_size, plot, device):
