@@ -222,6 +222,7 @@ def extract_video(
     done, seen, fresh = sum(p[next(iter(p))].shape[-2] for p in parts), 0, []
     for e in encoders.values():
         if hasattr(e, "reset"): e.reset()
+        if hasattr(e, "open"): e.open(path)
     for batch in ahead(batches(read_snippets(path, tail), batch_size)):
         seen += len(batch)
         if seen <= done:

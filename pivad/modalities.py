@@ -55,7 +55,7 @@ class ModalityEncoder:
 LIGHT = ("pose", "depth", "panoptic", "flow", "text")                   # For a CPU, with weights under permissive licences
 PAPER = ("pose=vitpose", "depth=depth-anything", "panoptic=sam", "flow=raft", "text=clip")   # What the paper used, or nearest to it that a library loads
 GROUPS = {"light": LIGHT, "paper": PAPER}
-HOMES = ("pivad.pose", "pivad.depth", "pivad.text", "pivad.paper_encoders", "pivad.paper_pose")
+HOMES = ("pivad.pose", "pivad.depth", "pivad.text", "pivad.audio", "pivad.paper_encoders", "pivad.paper_pose")
 
 # %% ../nbs/04_modalities.ipynb #c013
 def known_modalities() -> dict:
