@@ -293,7 +293,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pivad.networks.NetworkEncoder.__call__': ('networks.html#networkencoder.__call__', 'pivad/networks.py'),
                                 'pivad.networks.NetworkEncoder.__init__': ('networks.html#networkencoder.__init__', 'pivad/networks.py'),
                                 'pivad.networks.NetworkEncoder._network': ('networks.html#networkencoder._network', 'pivad/networks.py'),
-                                'pivad.networks.NetworkEncoder.key': ('networks.html#networkencoder.key', 'pivad/networks.py'),
                                 'pivad.networks.NetworkEncoder.load': ('networks.html#networkencoder.load', 'pivad/networks.py'),
                                 'pivad.networks.NetworkEncoder.look': ('networks.html#networkencoder.look', 'pivad/networks.py'),
                                 'pivad.networks.NetworkEncoder.pick': ('networks.html#networkencoder.pick', 'pivad/networks.py'),

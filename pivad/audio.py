@@ -89,7 +89,8 @@ class LogMelAudio(ModalityEncoder):
         self.sound, self.fps, self.next = read_sound(path), probe(path).fps, 0
 
     def __call__(self, snippets):
-        if self.sound is None: raise InputError(f"{self.name}: sound is not in the frames", expected="open(path) before the first snippet", fix="extract from video files, or call open")
+        if self.sound is None:
+            raise InputError(f"{self.name}: sound is not in the frames", expected="open(path) before the first snippet", fix="extract from video files, or call open")
         rows = [np.zeros(self.dim, np.float32)]
         for _ in snippets:
             rows.append(self.embed(examples(self.sound, self.next, self.fps)) if len(self.sound) else rows[0])
@@ -132,7 +133,8 @@ class VGGishAudio(LogMelAudio):
     ):
         super().__init__()
         self.device = pick_device(device)
-        if not location: raise InputError("audio=vggish: no weights", expected="the state dict of torchvggish", fix="fetch it from its repository's releases and write audio=vggish:FILE")
+        if not location:
+            raise InputError("audio=vggish: no weights", expected="the state dict of torchvggish", fix="fetch it from its repository's releases and write audio=vggish:FILE")
         if location == "random":
             with torch.random.fork_rng(devices=[]): torch.manual_seed(0); self.model = VGGish(4, 32)
         else:

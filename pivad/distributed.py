@@ -31,7 +31,8 @@ def join_cluster(
     here = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try: ray.init(address, logging_level="error", log_to_driver=False, **here)
     except Exception as e:
-        raise InputError(f"Ray: no cluster at {address}", found=(str(e).strip().splitlines() or [type(e).__name__])[0][:200], expected="a running cluster, or leave to start one here",
+        raise InputError(f"Ray: no cluster at {address}", found=(str(e).strip().splitlines() or [type(e).__name__])[0][:200],
+                         expected="a running cluster, or leave to start one here",
                          fix="start one with `ray start --head`, or extract without Ray") from e
     return ray
 

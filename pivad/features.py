@@ -288,13 +288,15 @@ class Summary:
         self.done, self.snippets = self.done + 1, self.snippets + snippets
 
     def __add__(self, other):
-        return Summary(**{k: getattr(self, k) + getattr(other, k) for k in ("done", "skipped", "elsewhere", "failed", "snippets")}, seconds=max(self.seconds, other.seconds))
+        summed = {k: getattr(self, k) + getattr(other, k) for k in ("done", "skipped", "elsewhere", "failed", "snippets")}
+        return Summary(**summed, seconds=max(self.seconds, other.seconds))
 
     def __str__(self):
-        speed = f"{self.snippets} snippets in {self.seconds:.0f} s, {SNIPPET * self.snippets / max(self.seconds, 1e-3):.0f} frames/s" if self.snippets else ""
-        rows = [("videos encoded", self.done, speed), ("finished before", self.skipped, ""), ("finished elsewhere", self.elsewhere, "by another process, meanwhile"), ("failed", len(self.failed), "")]
-        table = [f"{name:18} {n:6}   {more}".rstrip() for name, n, more in rows if n or name != "finished elsewhere"]
-        return "\n".join([*table, *(f"- {name}: {reason}" for name,reason in self.failed)])
+        rate = SNIPPET * self.snippets / max(self.seconds, 1e-3)
+        speed = f"   {self.snippets} snippets in {self.seconds:.0f} s, {rate:.0f} frames/s" if self.snippets else ""
+        table = [f"videos encoded     {self.done:6}{speed}", f"finished before    {self.skipped:6}"]
+        if self.elsewhere: table.append(f"finished elsewhere {self.elsewhere:6}   by another process, meanwhile")
+        return "\n".join([*table, f"failed             {len(self.failed):6}", *(f"- {name}: {reason}" for name,reason in self.failed)])
 
 # %% ../nbs/05_features.ipynb #c049
 def _extract_file(path, target, aside, encoders, keep, settings, batch_size, every, tick):

@@ -95,7 +95,8 @@ def modality_encoder(
     cls, options = modality_class(name), dict(parse_qsl(query)) | options
     for k in options: check_choice(f"option of {name}", k, [p for p in inspect.signature(cls).parameters if p not in ("location", "device")])
     if cls.variant: return cls(location or None, device=device, **options)
-    if location: raise InputError(f"{name}: this encoder takes no location", found=location, fix=f"write {name}, or name a variant: {', '.join(k for k in MODALITIES if k.startswith(name + '='))}")
+    if location:
+        raise InputError(f"{name}: this encoder takes no location", found=location, fix=f"write {name}, or name a variant: {', '.join(k for k in MODALITIES if k.startswith(name + '='))}")
     return cls(**options)
 
 # %% ../nbs/04_modalities.ipynb #c019

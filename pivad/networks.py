@@ -72,7 +72,8 @@ def unavailable(what, location, error, how=None):
     "The one error for published weights that cannot be loaded"
     if isinstance(error, InputError): return error
     return InputError(f"{what}: no weights at {location}", found=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
-                      expected="a name on the hub, a folder or a file of weights", fix=f"fetch them on a machine that is online and give their place: {how or what + ':PATH'}")
+                      expected="a name on the hub, a folder or a file of weights",
+                      fix=f"fetch them on a machine that is online and give their place: {how or what + ':PATH'}")
 
 # %% ../nbs/04_networks.ipynb #c016
 def from_hub(
@@ -168,14 +169,12 @@ class NetworkEncoder(ModalityEncoder):
         self.fit, self.picked = check_choice("fit", fit or self.fit, FITS), spread_frames(int(frames or self.frames))
         self.location, self.licence = str(location or self.record.repo), self.record.licence
         self.model = self._network().eval().requires_grad_(False).to(self.device)
-        self.size = int(size or self.size)
-        self.dim = self.width()
+        self.size, self.dim = int(size or self.size), self.width()
         self.looks_at = f"frames {', '.join(map(str, self.picked))} of the snippet; {self.size} pixels, {self.fit}"
-        self.source = f"{self.record.source}; weights {Path(self.location).name if Path(self.location).exists() else self.location} {fingerprint(self.model)}; " \
-                      f"embedding {self.embedding}, {self.precision}, version 1"
+        where = Path(self.location).name if Path(self.location).exists() else self.location
+        self.source = f"{self.record.source}; weights {where} {fingerprint(self.model)}; embedding {self.embedding}, {self.precision}, version 1"
 
-    @property
-    def key(self): return f"{self.name}={self.variant}"
+    key = property(lambda self: f"{self.name}={self.variant}")
     def load(self, location): return from_hub(self.network, location, self.key)
     def random(self): raise NotImplementedError("a small network with random weights; may set self.size")
     def pick(self, snippet): return whole(snippet)[self.picked]       # (k, H, W, 3)

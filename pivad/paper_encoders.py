@@ -31,7 +31,8 @@ class DepthAnything(NetworkEncoder):
     "Depth Anything V2, small; `tokens`: mean of the last patch tokens, `neck`: mean of the fused map, `grid`: relative inverse depth on 8 x 8"
     name, variant, network, embeddings = "depth", "depth-anything", "DepthAnythingForDepthEstimation", ("tokens", "neck", "grid")
     size, fit, multiple, resample, batch = 518, "short", 14, "bicubic", 4        # as published; sides in patches of 14
-    record = HubWeights("depth-anything/Depth-Anything-V2-Small-hf", "Apache-2.0", "shorter side 518, ImageNet statistics", "Depth Anything V2 small; Yang et al., NeurIPS 2024")
+    record = HubWeights("depth-anything/Depth-Anything-V2-Small-hf", "Apache-2.0", "shorter side 518, ImageNet statistics",
+                        "Depth Anything V2 small; Yang et al., NeurIPS 2024")
 
     def random(self):
         t, self.size = transformers(), 56
@@ -54,11 +55,13 @@ class DepthAnything(NetworkEncoder):
 # %% ../nbs/04_paper_encoders.ipynb #c012
 class DepthAnythingBase(DepthAnything):
     variant = "depth-anything-base"
-    record = HubWeights("depth-anything/Depth-Anything-V2-Base-hf", "CC-BY-NC-4.0", DepthAnything.record.input, "Depth Anything V2 base; Yang et al., NeurIPS 2024")
+    record = HubWeights("depth-anything/Depth-Anything-V2-Base-hf", "CC-BY-NC-4.0", DepthAnything.record.input,
+                        "Depth Anything V2 base; Yang et al., NeurIPS 2024")
 
 class DepthAnythingLarge(DepthAnything):
     variant = "depth-anything-large"
-    record = HubWeights("depth-anything/Depth-Anything-V2-Large-hf", "CC-BY-NC-4.0", DepthAnything.record.input, "Depth Anything V2 large; Yang et al., NeurIPS 2024")
+    record = HubWeights("depth-anything/Depth-Anything-V2-Large-hf", "CC-BY-NC-4.0", DepthAnything.record.input,
+                        "Depth Anything V2 large; Yang et al., NeurIPS 2024")
 
 # %% ../nbs/04_paper_encoders.ipynb #c015
 def map_means(
@@ -105,9 +108,10 @@ class SAM2(NetworkEncoder):
 
     def random(self):
         t, self.size = transformers(), 128
-        hiera = t.Sam2HieraDetConfig(hidden_size=16, num_attention_heads=1, blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[16, 32, 64, 128], image_size=[128, 128],
-                                     num_attention_heads_per_stage=[1, 1, 2, 4], global_attention_blocks=[3], window_positional_embedding_background_size=[4, 4])
-        config = t.Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=[128, 64, 32, 16], fpn_hidden_size=16, backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
+        hiera = t.Sam2HieraDetConfig(hidden_size=16, num_attention_heads=1, blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[16, 32, 64, 128],
+                                     image_size=[128, 128], num_attention_heads_per_stage=[1, 1, 2, 4], global_attention_blocks=[3], window_positional_embedding_background_size=[4, 4])
+        config = t.Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=[128, 64, 32, 16], fpn_hidden_size=16,
+                                   backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
         return t.Sam2Model(t.Sam2Config(vision_config=config)).vision_encoder
 
     def width(self): return self.model.config.fpn_hidden_size * {"mean": 1, "quarters": 4}[self.embedding]
@@ -123,7 +127,8 @@ class Mask2Former(NetworkEncoder):
 
     def random(self):
         t, self.size = transformers(), 64
-        swin = t.SwinConfig(image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_features=["stage1", "stage2", "stage3", "stage4"])
+        swin = t.SwinConfig(image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
+                            out_features=["stage1", "stage2", "stage3", "stage4"])
         return t.Mask2FormerForUniversalSegmentation(t.Mask2FormerConfig(
             backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32, encoder_layers=1, decoder_layers=3,
             num_attention_heads=2, dim_feedforward=32, num_queries=10, num_labels=7))
@@ -144,7 +149,8 @@ class RAFT(NetworkEncoder):
     size, fit, multiple, batch = 256, "short", 8, 4
     stats = (0.5,) * 3, (0.5,) * 3
     build, published, updates = "raft_large", "Raft_Large_Weights", 12
-    record = HubWeights("torchvision Raft_Large_Weights.C_T_SKHT_V2", "BSD-3-Clause", "sides of at least 128, multiples of 8, in [-1, 1]", "RAFT large; Teed and Deng, ECCV 2020")
+    record = HubWeights("torchvision Raft_Large_Weights.C_T_SKHT_V2", "BSD-3-Clause", "sides of at least 128, multiples of 8, in [-1, 1]",
+                        "RAFT large; Teed and Deng, ECCV 2020")
 
     def random(self):
         self.size, self.updates = 128, 2
@@ -152,7 +158,9 @@ class RAFT(NetworkEncoder):
 
     def load(self, location):
         flows = torchvision().models.optical_flow
-        try: state = getattr(flows, self.published).DEFAULT.get_state_dict(progress=False, check_hash=True) if location == self.record.repo else from_file(location, self.key)
+        try:
+            if location == self.record.repo: state = getattr(flows, self.published).DEFAULT.get_state_dict(progress=False, check_hash=True)
+            else: state = from_file(location, self.key)
         except Exception as e: raise unavailable(self.key, location, e) from e
         return load_matching(getattr(flows, self.build)(weights=None), state, location, f"a state dict of torchvision's {self.build}")
 
@@ -254,7 +262,8 @@ def clip_vision_state(
     "The picture encoder's parameters under the names of transformers"
     state = {k.removeprefix("module."): v for k, v in state.items()}
     prefix = next((p for p in ("image_encoder.", "visual.") if p + "conv1.weight" in state), None)
-    if prefix is None: raise InputError(f"{where}: no picture encoder of CLIP", found=", ".join(list(state)[:3]), expected="names such as image_encoder.conv1.weight, as ViFi-CLIP saves them")
+    if prefix is None:
+        raise InputError(f"{where}: no picture encoder of CLIP", found=", ".join(list(state)[:3]), expected="names such as image_encoder.conv1.weight, as ViFi-CLIP saves them")
     own = {}
     for k, x in ((k.removeprefix(prefix), x.float()) for k, x in state.items() if k.startswith(prefix)):
         if k == "proj": own["visual_projection.weight"] = x.T.contiguous()
@@ -273,7 +282,8 @@ class ViFiCLIPText(CLIPText):
     record = HubWeights("", "MIT", CLIPText.record.input, "ViFi-CLIP ViT-B/16, Kinetics-400; Rasheed et al., CVPR 2023")
 
     def load(self, location):
-        if not location: raise InputError(f"{self.key}: no weights", expected="the authors' checkpoint, a state dict", fix=f"fetch it from the authors' repository and write {self.key}:FILE")
+        if not location:
+            raise InputError(f"{self.key}: no weights", expected="the authors' checkpoint, a state dict", fix=f"fetch it from the authors' repository and write {self.key}:FILE")
         state = clip_vision_state(from_file(location, self.key), location)
         width, _, _, patch = state["embeddings.patch_embedding.weight"].shape
         side = round((len(state["embeddings.position_embedding.weight"]) - 1) ** 0.5)

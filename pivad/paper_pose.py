@@ -75,13 +75,15 @@ class ViTPose(NetworkEncoder):
 def random(self:ViTPose):
     t = transformers()
     self.size, self.crop, self.least = 64, (64, 48), 0.0
-    body = t.VitPoseBackboneConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=[64, 48], patch_size=[16, 16], mlp_ratio=2, part_features=8,
-                                   num_experts=1, out_indices=[2])
-    net = t.RTDetrResNetConfig(embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage2", "stage3", "stage4"])
+    body = t.VitPoseBackboneConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=[64, 48], patch_size=[16, 16],
+                                   mlp_ratio=2, part_features=8, num_experts=1, out_indices=[2])
+    net = t.RTDetrResNetConfig(embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], layer_type="basic",
+                               out_features=["stage2", "stage3", "stage4"])
     small = dict(d_model=32, encoder_hidden_dim=32, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2)
-    find = t.RTDetrConfig(backbone_config=net, encoder_in_channels=[16, 32, 32], decoder_in_channels=[32, 32, 32], decoder_layers=1, encoder_layers=1, num_queries=20,
-                          num_denoising=0, id2label={0: "person", 1: "other"}, **small)
-    return nn.ModuleDict({"pose": t.VitPoseForPoseEstimation(t.VitPoseConfig(backbone_config=body, use_simple_decoder=True)), "detector": t.RTDetrForObjectDetection(find)})
+    find = t.RTDetrConfig(backbone_config=net, encoder_in_channels=[16, 32, 32], decoder_in_channels=[32, 32, 32], decoder_layers=1,
+                          encoder_layers=1, num_queries=20, num_denoising=0, id2label={0: "person", 1: "other"}, **small)
+    pose = t.VitPoseForPoseEstimation(t.VitPoseConfig(backbone_config=body, use_simple_decoder=True))
+    return nn.ModuleDict({"pose": pose, "detector": t.RTDetrForObjectDetection(find)})
 
 # %% ../nbs/04_paper_pose.ipynb #c014
 @patch
@@ -123,7 +125,9 @@ class KeypointRCNN(NetworkEncoder):
 
     def load(self, location):
         d = torchvision().models.detection
-        try: state = d.KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True) if location == self.record.repo else from_file(location, self.key)
+        try:
+            if location == self.record.repo: state = d.KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
+            else: state = from_file(location, self.key)
         except Exception as e: raise unavailable(self.key, location, e) from e
         return load_matching(d.keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None), state, location, "torchvision's keypointrcnn_resnet50_fpn")
 
@@ -136,7 +140,8 @@ class KeypointRCNN(NetworkEncoder):
                               keypoint_roi_pool=pool(4), keypoint_head=joints, keypoint_predictor=d.keypoint_rcnn.KeypointRCNNPredictor(32, 17))
 
     def width(self):
-        return self.model.backbone.out_channels if self.embedding == "pyramid" else [m for m in self.model.roi_heads.keypoint_head if isinstance(m, nn.Conv2d)][-1].out_channels
+        if self.embedding == "pyramid": return self.model.backbone.out_channels
+        return [m for m in self.model.roi_heads.keypoint_head if isinstance(m, nn.Conv2d)][-1].out_channels
 
     def prepared(self, x): return torch.from_numpy(x).to(self.device).permute(0, 3, 1, 2).float() / 255
 
@@ -201,10 +206,11 @@ class Heads(nn.Module):
 @patch
 def load(self:YOLOv7Pose, location):
     if not location or not self.repository or not Path(self.repository).is_dir():
-        raise InputError(f"{self.key}: needs the authors' checkpoint and their code", found=f"checkpoint {location or 'none'}, repository {self.repository or 'none'}",
-                         expected="a file and a folder", fix=f"clone the authors' repository, fetch yolov7-w6-pose.pt, and write {self.key}:FILE?repository=FOLDER")
+        raise InputError(f"{self.key}: needs the authors' checkpoint and their code",
+                         found=f"checkpoint {location or 'none'}, repository {self.repository or 'none'}", expected="a file and a folder", fix=f"clone the authors' repository, fetch yolov7-w6-pose.pt, and write {self.key}:FILE?repository=FOLDER")
     if not Path(location).is_file(): raise unavailable(self.key, location, FileNotFoundError("no such file"))
-    if self.expected and (found := sha256(location)) != self.expected: raise InputError(f"{location}: not the checkpoint expected", found=found, expected=self.expected)
+    if self.expected and (found := sha256(location)) != self.expected:
+        raise InputError(f"{location}: not the checkpoint expected", found=found, expected=self.expected)
     with importable(self.repository):
         try: checkpoint = torch.load(location, map_location="cpu", weights_only=False)
         except Exception as e: raise unavailable(self.key, location, e) from e

@@ -36,6 +36,8 @@ except InputError as e:
     print("NO RAY", e); sys.exit(0)
 print("first", summary.done, summary.skipped, len(summary.failed))
 extract(folder / "clips", folder / "alone", rgb=Mean(""), **settings)
+try: extract_ray(folder / "clips", folder / "out", workers=2, rgb=Mean(""), crops=5, **settings)
+except InputError as e: print("refused:", str(e).splitlines()[0])
 '''
 
 
@@ -79,6 +81,10 @@ def test_nothing_is_done_twice_but_the_killed_ones_last_part(run):
     folder, _ = run
     encoded = len((folder / "log").read_text().splitlines())
     assert 80 <= encoded <= 80 + 4 + 2  # 8 videos of 10 snippets; at most `every` snippets and the batch in hand are lost
+
+
+def test_other_settings_are_one_error_as_without_ray(run):
+    assert any(line.startswith("refused:") and "made with other settings" in line for line in run[1].splitlines()), run[1]
 
 
 def test_no_cluster_is_one_error():
