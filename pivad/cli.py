@@ -4,7 +4,7 @@
 
 # %% ../nbs/31_cli.ipynb #c003
 from __future__ import annotations
-import sys
+import os, sys
 from pathlib import Path
 import click
 from .core import InputError, read_json, write_json
@@ -185,7 +185,7 @@ def train(dataset, root, fold, features, out, teacher, held_out, look_every, loo
     data, store = open_data(dataset, features, root, fold)
     click.echo(data)
     train_selected(make_config(**config), data.train, store, out, data.test if look_at_test else None, held_out, look_every, teacher=teacher)
-    if len(data.test): click.echo(selection_table(out, data.test, store, config["device"]).round(1).to_string())
+    if len(data.test) and os.environ.get("RANK", "0") == "0": click.echo(selection_table(out, data.test, store, config["device"]).round(1).to_string())
     click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c029

@@ -303,6 +303,7 @@ def table_cells(
     level="frame",   # A name in `LEVELS`
 ) -> Cells:
     "The counts of a test set: scores and truth of all videos of a table"
+    if not len(table): raise InputError("no videos to evaluate", found="an empty table", expected="test videos", fix="check the column split of the dataset table, and the fold")
     given, truth = zip(*(LEVELS[check_choice("level", level, LEVELS)](scores[r["video"]], r, tail) for _, r in table.iterrows()))
     return count_cells(np.concatenate(given), np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth]), table["label"] == 1)
 

@@ -116,6 +116,7 @@ def train_selected(
 ) -> Path:
     "Train, and keep the last model, the best on held-out videos and, if test videos are given, the best on those"
     kept, held = hold_out(table, held_out)
+    test = None if test is None or not len(test) else test
     looks = Looks(Path(out), describe(cfg, kept, store), held, store, test, every, cfg.device)
     _check_same_looks(looks, held_out)
     return train(cfg, kept, store, out, look=looks, **options)

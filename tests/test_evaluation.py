@@ -194,3 +194,8 @@ def test_levels_and_postprocessing_are_named():
     assert results["frame"].protocol["smoothing"] == "none" and smooth.metrics != results["frame"].metrics
     assert postprocess([0.4, 0.4], minmax=True).tolist() == [0, 0]
     assert video_score(np.arange(32)) == 30
+
+
+def test_no_videos_is_an_error():
+    with pytest.raises(InputError, match="no videos to evaluate"):
+        evaluate_scores({}, rows().iloc[:0])
