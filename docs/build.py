@@ -216,7 +216,7 @@ def entry(name, obj, mod, link, level=2):
     "The Markdown of one public name: signature, docstring, parameters, and where it is defined"
     from smalldocs import api
     obj = api.unwrapped(obj)
-    source = [f"[source]({link}){{.source-link}}", ""] if link else []
+    source = [f"[defined in {link.split('#')[0].removeprefix('../').removesuffix('.ipynb')}]({link}){{.source-link}}", ""] if link else []
     head = [f"{'#' * level} {safe(name)} {{#{name}}}", "", *source]
     if not (inspect.isfunction(obj) or inspect.isclass(obj)):
         return [*head, f"```python\n{name} = {short(obj)}\n```", ""]
@@ -259,8 +259,10 @@ def safe_table(obj, mod):
             if kind or d.docment:
                 rows.append(["returns", kind, "", safe(d.docment or "")])
             continue
-        default = "" if d.default is inspect.Parameter.empty else f"`{short(api.default_text(d.default), 40)[1:-1] if isinstance(d.default, str) is False else d.default!r}`"
+        default = "" if d.default is inspect.Parameter.empty else f"`{short(api.default_text(d.default), 40) if inspect.isfunction(d.default) else short(d.default, 40)}`"
         rows.append([f"`{name}`", kind, default, safe(d.docment or "")])
+    if not any(any(r[1:]) for r in rows):   # the signature has said it all
+        return ""
     return api.table(rows, ["Parameter", "Type", "Default", "Description"])
 
 
@@ -321,7 +323,7 @@ def stage(proc):
             dst.write_text(local_links(text, dst))
     for name, page in PAGES.items():
         if page.endswith(".md"):
-            (proc / page).write_text((ROOT / name).read_text())
+            (proc / page).write_text((ROOT / name).read_text().replace("](nbs/", "]("))
     api = stage_reference(proc, links)
     visit = lambda c: {"text": titles[c][0], "href": c} if isinstance(c, str) and re.match(r"\d", c) else c   # noqa: E731
     config["website"]["sidebar"]["contents"] = walk(sidebar, visit)
