@@ -222,12 +222,24 @@ def entry(name, obj, mod, link, level=2):
         return [*head, f"```python\n{name} = {short(obj)}\n```", ""]
     text = [safe(api.doc(obj)) if "__doc__" in vars(obj) or inspect.isfunction(obj) else "", ""]
     if (command := api.command_of(obj, mod)) and not inspect.isclass(obj):
-        return [*head, f"Command: `pivad {command.name}`", "", *text, api.options_table(command), ""]
+        return [*head, f"Command: `{command_path(command)}`", "", *text, api.options_table(command), ""]
     call = [] if inspect.isclass(obj) and not api.has_init(obj) else [f"```python\n{wrapped(name, api.signature(obj, mod))}\n```", ""]
-    lines = [*head, *call, *text, *([safe_table(obj, mod), ""] if call else [])]
+    lines = [*head, *call, *text, *([safe_table(obj, mod), ""] if call and (level == 2 or any(c for _, _, c in parameters(obj).values())) else [])]
     for m in api.methods(obj) if inspect.isclass(obj) else []:
         lines += entry(f"{name}.{m.__name__}", m, mod, None, level + 1)
     return lines
+
+
+def command_path(command):
+    "`pivad dataset build` for that command"
+    def find(group, path):
+        for name, sub in getattr(group, "commands", {}).items():
+            if sub is command:
+                return f"{path} {name}"
+            if found := find(sub, f"{path} {name}"):
+                return found
+    from pivad.cli import cli
+    return "pivad" if command is cli else find(cli, "pivad")
 
 
 def wrapped(name, signature, width=92):
@@ -247,20 +259,25 @@ def wrapped(name, signature, width=92):
     return name + "(\n" + "".join(f"    {p},\n" for p in [*parts, cur.strip()] if p) + ")" + after
 
 
+def parameters(obj):
+    "name -> (annotation, default, comment) of a function's or class's own parameters, `*args` and `**options` included, and `return`"
+    from smalldocs import api
+    if inspect.isclass(obj) and not api.has_init(obj):
+        return {}
+    source = inspect.getsource(obj)
+    stars = dict(re.findall(r"^\s*\*{1,2}(\w+)[^#\n]*#\s*(.+)$", source, re.M))   # fastcore reads no comment beside **options
+    return {n: (d.anno, d.default, d.docment or stars.get(n, "")) for n, d in api.safe_docments(obj).items() if n not in ("self", "cls")}
+
+
 def safe_table(obj, mod):
     "Parameters: type, default, description"
     from smalldocs import api
-    rows = []
-    for name, d in api.safe_docments(obj).items():
-        if name in ("self", "cls"):
-            continue
-        kind = "" if d.anno is inspect.Parameter.empty or d.anno is None else f"`{api.type_text(d.anno, mod)}`"
-        if name == "return":
-            if kind or d.docment:
-                rows.append(["returns", kind, "", safe(d.docment or "")])
-            continue
-        default = "" if d.default is inspect.Parameter.empty else f"`{short(api.default_text(d.default), 40) if inspect.isfunction(d.default) else short(d.default, 40)}`"
-        rows.append([f"`{name}`", kind, default, safe(d.docment or "")])
+    rows, none = [], inspect.Parameter.empty
+    for name, (kind, default, said) in parameters(obj).items():
+        kind = "" if kind in (none, None, type(None)) else f"`{api.type_text(kind, mod)}`"
+        shown = "" if default is none else api.default_text(default) if inspect.isfunction(default) else short(default, 40)
+        if name != "return" or kind or said:
+            rows.append(["returns" if name == "return" else f"`{name}`", kind, f"`{shown}`" if shown and name != "return" else "", safe(said)])
     if not any(any(r[1:]) for r in rows):   # the signature has said it all
         return ""
     return api.table(rows, ["Parameter", "Type", "Default", "Description"])

@@ -1,4 +1,5 @@
 """π-VAD in one figure: `python docs/figure.py` writes nbs/images/pivad.png. Its shapes are those of a model that was run."""
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -141,9 +142,13 @@ def draw(s):
 
 if __name__ == "__main__":
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     plt.rcParams["font.family"] = "DejaVu Sans"
     PATH.parent.mkdir(exist_ok=True)
-    draw(shapes()).savefig(PATH, dpi=200, facecolor="white")
-    Image.open(PATH).convert("RGB").quantize(128).save(PATH, optimize=True)
+    s = shapes()
+    draw(s).savefig(PATH, dpi=200, facecolor="white")
+    info = PngInfo()
+    info.add_text("shapes", json.dumps(s))   # by which a test sees that the figure is still true
+    Image.open(PATH).convert("RGB").quantize(128).save(PATH, optimize=True, pnginfo=info)
     print(f"{PATH}: {PATH.stat().st_size//1024} kB")

@@ -183,7 +183,7 @@ def test_search(url, browser, query, right):
 
 
 CONTRAST = """selectors => {
-    const rgb = c => (c.match(/[\\d.]+/g) || []).map(Number);
+    const rgb = c => (c.match(/[\\d.]+/g) || []).map(Number).map((v, i) => c.startsWith('color(') && i < 3 ? 255 * v : v);   // color(srgb 0..1)
     const luminance = c => c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
     const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c.length === 3 || c[3] > .9) return c; } return [255, 255, 255]; };
     return selectors.flatMap(s => [...document.querySelectorAll(s)].filter(e => e.offsetParent && e.textContent.trim()).slice(0, 40).map(e => {
