@@ -1,4 +1,9 @@
-"""π-VAD in one figure: `python docs/figure.py` writes nbs/images/pivad.png. Its shapes are those of a model that was run."""
+"""The pictures of the README: `python docs/figure.py` writes them to nbs/images/.
+
+pivad.png is π-VAD in one figure, with the shapes of a model that was run; first_run.png is a figure of an executed notebook in results/.
+"""
+import base64
+import io
 import json
 from pathlib import Path
 
@@ -140,6 +145,14 @@ def draw(s):
     return c.fig
 
 
+def result(notebook=PATH.parents[2] / "results" / "first_run-surveillance_fights.ipynb", makes="score_plot("):
+    "The picture that the cell which `makes` it left in an executed notebook, as bytes"
+    import nbformat
+
+    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code" and makes in c.source]
+    return next(base64.b64decode(o.data["image/png"]) for c in cells for o in c.outputs if "image/png" in o.get("data", {}))
+
+
 if __name__ == "__main__":
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -152,3 +165,4 @@ if __name__ == "__main__":
     info.add_text("shapes", json.dumps(s))   # by which a test sees that the figure is still true
     Image.open(PATH).convert("RGB").quantize(128).save(PATH, optimize=True, pnginfo=info)
     print(f"{PATH}: {PATH.stat().st_size//1024} kB")
+    Image.open(io.BytesIO(result())).convert("RGB").quantize(64).save(PATH.with_name("first_run.png"), optimize=True)
