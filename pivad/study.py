@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
+from .comparison import Scored, compare as compare_runs
 from .core import InputError, atomic_path, check_choice, rng, write_json
 from .datasets import dataset_options, load_dataset, video_parts
-from .evaluation import evaluate_scores, predict
+from .evaluation import classwise, evaluate_scores, predict
 from .features import parts_of
 from .npy_features import open_store
 from .selection import SELECTIONS, chosen, read_looks, selected, train_selected
@@ -20,7 +21,7 @@ from .training import FREE, TrainConfig, load_model, make_config
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
-           'overall', 'beside_paper', 'paired', 'three_selections', 'classwise_plot', 'variant_plot', 'finding']
+           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -213,6 +214,7 @@ def _one(self:Study, variant, fold, seed):
     self.evaluations[variant.name, fold, seed] = self.evaluation(variant, fold, seed, self.selection)
     return there
 
+# %% ../nbs/24_study.ipynb #c042
 @patch
 def evaluation(self:Study, variant, fold, seed, selection):
     "The evaluation of the model that a selection chose"
@@ -220,6 +222,7 @@ def evaluation(self:Study, variant, fold, seed, selection):
     scores = scored(path, data.test, self.store, self.device, self.digests[fold][1])
     return evaluate_scores(scores, data.test, tail=self.tail(data), selection=SELECTIONS[selection], n_bootstrap=0)
 
+# %% ../nbs/24_study.ipynb #c043
 @patch
 def tail(self:Study, data): return self.store.meta(video_parts(data.test.iloc[0])).get("tail", "drop")
 
@@ -229,12 +232,12 @@ def rows(self:Study, variants) -> pd.DataFrame:
     return pd.DataFrame([{"variant": v.name, "fold": fold, "seed": seed} | {k: 100*self.evaluations[v.name, fold, seed].metrics[k] for k in METRICS}
                          for v, fold, seed in self.jobs(variants)])
 
-# %% ../nbs/24_study.ipynb #c043
+# %% ../nbs/24_study.ipynb #c045
 def report_progress(done, total, cached):
     "Leave word for whoever started this notebook"
     if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total, "cached": cached})
 
-# %% ../nbs/24_study.ipynb #c048
+# %% ../nbs/24_study.ipynb #c050
 def overall(
     rows,              # From `Study.run`
     metrics=METRICS,   # Columns
@@ -243,7 +246,7 @@ def overall(
     seeds = rows.groupby(["variant", "seed"], sort=False)[list(metrics)].mean().groupby("variant", sort=False)
     return seeds.mean().map("{:.1f}".format) + " ± " + seeds.std(ddof=1).map("{:.1f}".format)
 
-# %% ../nbs/24_study.ipynb #c051
+# %% ../nbs/24_study.ipynb #c053
 def beside_paper(
     rows,            # From `Study.run`
     paper:dict,      # Variant's name -> metric -> the paper's number, in per cent
@@ -252,7 +255,7 @@ def beside_paper(
     measured, published = overall(rows), pd.DataFrame.from_dict(paper, orient="index")
     return pd.concat({"measured": measured, "paper": published.reindex(measured.index).map(lambda x: "" if pd.isna(x) else f"{x:.2f}")}, axis=1)
 
-# %% ../nbs/24_study.ipynb #c054
+# %% ../nbs/24_study.ipynb #c056
 def paired(
     rows,                # From `Study.run`
     reference="UR-DMU",  # Variant to compare with
@@ -266,7 +269,7 @@ def paired(
         out[v] = {m: f"{d[m].mean():+.1f} ± {d[m].std(ddof=1):.1f} ({(d[m] > 0).sum()}/{len(d)})" for m in metrics}
     return pd.DataFrame.from_dict(out, orient="index")
 
-# %% ../nbs/24_study.ipynb #c058
+# %% ../nbs/24_study.ipynb #c060
 @patch
 def selections(self:Study, variants) -> pd.DataFrame:
     "One row a run and selection: step, looks at the test videos, metrics in per cent; after `run`"
@@ -289,7 +292,7 @@ def three_selections(
     out["looks", "test"] = rows.groupby("variant")["looks at test"].max()
     return out
 
-# %% ../nbs/24_study.ipynb #c061
+# %% ../nbs/24_study.ipynb #c063
 @patch
 def held_out(self:Study, variants) -> pd.DataFrame:
     "One row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
@@ -299,40 +302,26 @@ def held_out(self:Study, variants) -> pd.DataFrame:
         out.append({"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)})
     return pd.DataFrame(out)
 
-# %% ../nbs/24_study.ipynb #c065
+# %% ../nbs/24_study.ipynb #c067
+@patch
+def compare(self:Study, variants, reference="UR-DMU", **options) -> pd.DataFrame:
+    "`comparison.compare` of the study's runs: t test over folds and seeds, bootstrap over test videos"
+    runs = {v.name: [Scored(self.evaluations[v.name, f, s].scores, self.data[f].test, self.tail(self.data[f])) for f in self.folds for s in self.seeds] for v in variants}
+    return compare_runs(runs, reference, **options)
+
+# %% ../nbs/24_study.ipynb #c071
 @patch
 def classwise(self:Study, variants, draws=200) -> pd.DataFrame:
-    "One row a run and class: AUC in per cent, its 95 % bootstrap interval over videos (nan with one video), and their number"
+    "One row a run and class, as from `classwise`, in per cent"
     out = []
     for v, fold, seed in self.jobs(variants):
-        data, e = self.data[fold], self.evaluations[v.name, fold, seed]
-        for c, t in data.test[data.test["label"] == 1].groupby("class"):
-            n = draws if len(t) > 1 else 0
-            part = evaluate_scores(e.scores, t.reset_index(drop=True), tail=self.tail(data), n_bootstrap=n)
-            low, high = part.intervals.get("AUC", (float("nan"),)*2)
-            out.append({"class": c, "variant": v.name, "fold": fold, "seed": seed, "AUC": 100*part.metrics["AUC"], "low": 100*low, "high": 100*high, "videos": len(t)})
-    return pd.DataFrame(out)
+        data = self.data[fold]
+        part = classwise(self.evaluations[v.name, fold, seed].scores, data.test, self.tail(data), n_bootstrap=draws)
+        part[part.columns[2:]] *= 100
+        out.append(part.assign(variant=v.name, fold=fold, seed=seed))
+    return pd.concat(out, ignore_index=True)
 
-# %% ../nbs/24_study.ipynb #c066
-def classwise_plot(
-    classes,   # From `Study.classwise`
-):             # Axes
-    "Bars of the mean over runs, class by class; whiskers are the intervals, averaged over runs"
-    import matplotlib.pyplot as plt
-    names, labels = list(classes["class"].unique()), list(classes["variant"].unique())
-    fig, ax = plt.subplots(figsize=(max(4, 1.6 + 0.9*len(names)), 3))
-    for i, v in enumerate(labels):
-        m = classes[classes["variant"] == v].groupby("class")[["AUC", "low", "high"]].mean().reindex(names)
-        x = [j + (i - (len(labels) - 1)/2)*0.8/len(labels) for j in range(len(names))]
-        ax.bar(x, m["AUC"], 0.8/len(labels), label=v, color=f"C{i}")
-        ax.vlines(x, m["low"], m["high"], color="0.25", lw=1)
-    videos = classes.groupby("class")["videos"].max()
-    ax.set(xticks=range(len(names)), ylabel="AUC (%)", ylim=(0, 102))
-    ax.set_xticklabels([f"{c}\n({videos[c]})" for c in names], rotation=35, ha="right", fontsize=8)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
-
-# %% ../nbs/24_study.ipynb #c070
+# %% ../nbs/24_study.ipynb #c075
 def variant_plot(
     rows,            # From `Study.run`
     paper=None,      # Variant's name -> metric -> the paper's number; None: no panel for it
@@ -351,7 +340,7 @@ def variant_plot(
     if paper: axes[0, 1].set(xlabel=f"{metric} (%)", title="the paper, UCF-Crime")
     return fig
 
-# %% ../nbs/24_study.ipynb #c073
+# %% ../nbs/24_study.ipynb #c078
 def finding(
     rows,                # From `Study.run`
     paper=None,          # Variant's name -> metric -> the paper's number
@@ -376,7 +365,7 @@ def _wilcoxon(d):
     from scipy.stats import wilcoxon
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
-# %% ../nbs/24_study.ipynb #c076
+# %% ../nbs/24_study.ipynb #c081
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"

@@ -119,7 +119,7 @@ def test_predict_joins_parts_and_restores_the_mode(store):
 def test_evaluate_says_what_it_used(store):
     result = evaluate(Mean(), rows(), store, device="cpu", n_bootstrap=20, selection="last step")
     assert result.protocol["frames"] == 128 + 144 and result.protocol["anomalous_frames"] == 48 and result.protocol["selection"] == "last step"
-    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR", "FAR_R90"}
+    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR", "FAR_R90", "delay", "missed"}
     assert "scores" not in result.to_dict()
 
 
