@@ -382,7 +382,10 @@ def katex(folder):
         with tempfile.TemporaryDirectory(dir=cache_dir()) as tmp:
             pinned = Path(tmp) / "requirements.txt"
             pinned.write_text(f"{KATEX['package']}=={KATEX['version']} --hash=sha256:{KATEX['sha256']}\n")
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", tmp, "-r", str(pinned)], check=True)
+            run = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", tmp, "-r", str(pinned)],
+                                 capture_output=True, text=True)
+            if run.returncode:
+                sys.exit(f"KaTeX could not be fetched (PyPI {KATEX['package']} {KATEX['version']}): {run.stderr.strip()}")
             new = Path(tmp) / "katex"
             with zipfile.ZipFile(next(Path(tmp).glob("*.whl"))) as wheel:
                 for name in wheel.namelist():
@@ -390,7 +393,8 @@ def katex(folder):
                     if re.fullmatch(r"katex\.min\.(js|css)|contrib/auto-render\.min\.js|fonts/.*\.woff2", inside):
                         (new / inside).parent.mkdir(parents=True, exist_ok=True)
                         (new / inside).write_bytes(wheel.read(name))
-            os.replace(new, cached) if not cached.exists() else None
+            if not cached.exists():   # another process may have been faster
+                os.replace(new, cached)
     shutil.copytree(cached, folder, dirs_exist_ok=True)
 
 
