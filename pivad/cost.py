@@ -37,7 +37,7 @@ def _evaluate(model, in_dim, T):
         model.eval()(x) if modalities is None else model.eval()(x, modalities)
     model.train(training)
 
-# %% ../nbs/14_cost.ipynb #c014
+# %% ../nbs/14_cost.ipynb #c016
 def count_all(
     model:nn.Module, # Any detector
     in_dim=1024,     # Width of its RGB features
