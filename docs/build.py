@@ -21,6 +21,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import yaml
@@ -214,6 +215,7 @@ def short(value, width=100):
 
 def entry(name, obj, mod, link, level=2):
     "The Markdown of one public name: signature, docstring, parameters, and where it is defined"
+    from click import Context   # its parameters include those a command makes, such as train's from TrainConfig
     from smalldocs import api
     obj = api.unwrapped(obj)
     source = [f"[defined in {link.split('#')[0].removeprefix('../').removesuffix('.ipynb')}]({link}){{.source-link}}", ""] if link else []
@@ -222,7 +224,7 @@ def entry(name, obj, mod, link, level=2):
         return [*head, f"```python\n{name} = {short(obj)}\n```", ""]
     text = [safe(api.doc(obj)) if "__doc__" in vars(obj) or inspect.isfunction(obj) else "", ""]
     if (command := api.command_of(obj, mod)) and not inspect.isclass(obj):
-        return [*head, f"Command: `{command_path(command)}`", "", *text, api.options_table(command), ""]
+        return [*head, f"Command: `{command_path(command)}`", "", *text, api.options_table(SimpleNamespace(params=command.get_params(Context(command)))), ""]
     call = [] if inspect.isclass(obj) and not api.has_init(obj) else [f"```python\n{wrapped(name, api.signature(obj, mod))}\n```", ""]
     lines = [*head, *call, *text, *([safe_table(obj, mod), ""] if call and (level == 2 or any(c for _, _, c in parameters(obj).values())) else [])]
     for m in api.methods(obj) if inspect.isclass(obj) else []:

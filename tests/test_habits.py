@@ -36,7 +36,7 @@ def public(module):
 def undocumented(obj):
     "Parameters without a comment; of a command, options without help"
     if isinstance(obj, click.Command):   # an argument is explained by the command's own text
-        return [p.name for p in obj.params if isinstance(p, click.Option) and not p.help] + ([] if obj.help else ["help"])
+        return [p.name for p in obj.get_params(click.Context(obj)) if isinstance(p, click.Option) and not p.help] + ([] if obj.help else ["help"])
     missing = [n for n, (_, _, comment) in build.parameters(obj).items() if n != "return" and not comment]
     return missing + ([] if inspect.getdoc(obj) else ["docstring"])
 
@@ -65,6 +65,7 @@ def test_reference_has_every_name(tmp_path):
         text = (tmp_path / "proc" / "api" / f"{m}.qmd").read_text()
         names = importlib.import_module(f"pivad.{m}").__all__
         assert not [n for n in names if f"{{#{n}}}" not in text], m
+    assert "`--lambda-1`" in (tmp_path / "proc" / "api" / "cli.qmd").read_text()   # an option that train makes from TrainConfig
     assert "| `latent` | `int` | `256` | Width of the shared latent space" in (tmp_path / "proc" / "api" / "pmg.qmd").read_text()
 
 
