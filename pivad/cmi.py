@@ -47,7 +47,12 @@ def same_snippets(
 # %% ../nbs/12_cmi.ipynb #c019
 class Block(nn.Module):
     "Pre-norm transformer block over time: (B, T, width) -> (B, T, width)"
-    def __init__(self, width, heads, hidden, dropout):
+    def __init__(self,
+        width,   # J·S, all modalities side by side
+        heads,   # Attention heads
+        hidden,  # Feed-forward width
+        dropout, # After attention and feed-forward
+    ):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)

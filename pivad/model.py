@@ -82,7 +82,7 @@ def forward(self:PIVAD, x, modalities=None, pairs=None) -> Output:
     if self.needs_modalities: return Output(mean_crops(self.head(self.induce(x, modalities)[0]).scores, crops))
     return Output(mean_crops(forward_in_chunks(self, x, lambda c: self.head(self.induce(c)[0]).scores), crops))
 
-# %% ../nbs/13_model.ipynb #c017
+# %% ../nbs/13_model.ipynb #c019
 @torch.no_grad()
 def score_video(
     model,        # Any detector, in eval mode
@@ -95,7 +95,7 @@ def score_video(
     out = model(x, dict(zip(names, real))) if names else model(x)
     return out.scores[0].float().cpu().numpy()
 
-# %% ../nbs/13_model.ipynb #c021
+# %% ../nbs/13_model.ipynb #c023
 def induction_losses(
     out:Output,       # From `PIVAD` in train mode
     real:dict,        # Name -> (B·crops, T, d_j), the modality encoders' embeddings
@@ -113,12 +113,14 @@ def induction_losses(
         if teacher is not None: add("distill", distill_loss(induced, teacher[stage]))
     return losses
 
-# %% ../nbs/13_model.ipynb #c023
-def freeze(module):
+# %% ../nbs/13_model.ipynb #c025
+def freeze(
+    module, # Any torch module, such as a trained teacher
+):
     "The module in eval mode, without gradients"
     return module.eval().requires_grad_(False)
 
-# %% ../nbs/13_model.ipynb #c027
+# %% ../nbs/13_model.ipynb #c029
 PRESETS = {
     "paper": dict(backbone=dict(),                          # UR-DMU as published
                   inductor=dict(latent=256, shared=256, depth=2, hidden=4032, head_dim=128)),
@@ -126,20 +128,31 @@ PRESETS = {
                   inductor=dict(latent=32, shared=24, depth=2, hidden=128, head_dim=24)),
 }
 
-# %% ../nbs/13_model.ipynb #c029
+# %% ../nbs/13_model.ipynb #c031
 PAPER_MODALITIES = {"pose": 256,       # YOLOv7-pose: a neck feature
                     "depth": 1024,     # Depth Anything V2 large: token width
                     "panoptic": 256,   # SAM: image embedding
                     "flow": 256,       # RAFT: feature encoder
                     "text": 512}       # ViFi-CLIP B/16: joint space
 
-# %% ../nbs/13_model.ipynb #c030
-def build_teacher(preset="small", in_dim=1024, **backbone) -> URDMU:
-    "A fresh UR-DMU of a preset's size, for RGB features of width `in_dim`; keyword arguments override the preset"
+# %% ../nbs/13_model.ipynb #c032
+def build_teacher(
+    preset="small", # Name in `PRESETS`
+    in_dim=1024,    # Width of the RGB features
+    **backbone,     # Arguments of `URDMU` that override the preset
+) -> URDMU:
+    "A fresh UR-DMU of a preset's size"
     check_choice("preset", preset, PRESETS)
     return URDMU(in_dim, **PRESETS[preset]["backbone"] | backbone)
 
-# %% ../nbs/13_model.ipynb #c031
-def build_pivad(preset="small", in_dim=1024, modalities=None, place=("early", "late"), backbone=None, **inductor) -> PIVAD:
-    "A fresh student of a preset's size; `modalities` name -> dimension (default: the paper's); `backbone`, a dict, and keyword arguments override the preset"
+# %% ../nbs/13_model.ipynb #c033
+def build_pivad(
+    preset="small",          # Name in `PRESETS`
+    in_dim=1024,             # Width of the RGB features
+    modalities=None,         # Name -> dimension d_j; None: the paper's five
+    place=("early", "late"), # After which stages
+    backbone=None,           # Dict of arguments of `URDMU` that override the preset
+    **inductor,              # Options of `PolyModalInductor` that override the preset
+) -> PIVAD:
+    "A fresh student of a preset's size"
     return PIVAD(build_teacher(preset, in_dim, **backbone or {}), modalities or PAPER_MODALITIES, place, **PRESETS[preset]["inductor"] | inductor)
