@@ -9,7 +9,7 @@ from torch import nn
 from fastcore.basics import patch
 from .core import InputError, check_choice
 from .urdmu import Backbone, Output, URDMU, flatten_crops, forward_in_chunks, mean_crops, top_scores
-from .pmg import PseudoModalityGenerator, pmg_loss
+from .pmg import PseudoModalityGenerator, Standardize, pmg_loss
 from .cmi import CrossModalInduction, Induced, align_loss, distill_loss, TAU
 
 # %% auto #0
@@ -53,9 +53,12 @@ class PIVAD(Backbone):
         self.backbone, self.modalities, self.chunk = backbone, dict(modalities), backbone.chunk
         self.needs_modalities = inductor.get("source") == "real"
         self.inductors = nn.ModuleDict({p: PolyModalInductor(backbone.widths()[p], modalities, **inductor) for p in place})
+        self.scales = nn.ModuleDict({k: Standardize(d) for k, d in modalities.items()})   # see 11_pmg; training measures them
 
     def stages(self): return self.backbone.stages()
     def widths(self): return self.backbone.widths()
+    def standardize(self, real): return {k: scale(real[k]) for k, scale in self.scales.items() if k in real}
+    def restore(self, pseudo): return {k: self.scales[k].back(e) for k, e in pseudo.items()}
     def head(self, F_, crops=1, pairs=False): return self.backbone.head(F_, crops, pairs)
     def mil_loss(self, out, labels): return self.backbone.mil_loss(out, labels)
 
@@ -74,7 +77,7 @@ class PIVAD(Backbone):
 def forward(self:PIVAD, x, modalities=None, pairs=None) -> Output:
     "Features (B, T, D) or (B, crops, T, D), and real modalities name -> (B, T, d_j) if the inductors need them, to scores"
     x, crops = flatten_crops(x)                                                                # (B·crops, T, D)
-    if modalities: modalities = {k: v.repeat_interleave(crops, 0) for k, v in modalities.items()}
+    if modalities: modalities = {k: v.repeat_interleave(crops, 0) for k, v in self.standardize(modalities).items()}
     if self.training if pairs is None else pairs:
         F_, induced = self.induce(x, modalities)
         out = self.head(F_, crops, pairs=True)
@@ -98,7 +101,7 @@ def score_video(
 # %% ../nbs/13_model.ipynb #c023
 def induction_losses(
     out:Output,       # From `PIVAD` in train mode
-    real:dict,        # Name -> (B·crops, T, d_j), the modality encoders' embeddings
+    real:dict,        # Name -> (B·crops, T, d_j), the modality encoders' embeddings, from `PIVAD.standardize`
     teacher=None,     # Stage name -> (B·crops, T, D_i), `teacher.encode(x)`; None leaves Eq. 4 out
     tau=TAU,          # Temperature of Eq. 2
     decoupled=True,   # Positive left out of Eq. 2's denominator

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from .core import InputError
 
 # %% auto #0
-__all__ = ['ModalityDecoder', 'PseudoModalityGenerator', 'pmg_loss']
+__all__ = ['ModalityDecoder', 'PseudoModalityGenerator', 'pmg_loss', 'Standardize']
 
 # %% ../nbs/11_pmg.ipynb #c008
 class ModalityDecoder(nn.Module):
@@ -58,3 +58,22 @@ def pmg_loss(
             raise InputError(f"modality {name!r}: target and generated embedding differ in shape", found=tuple(real[name].shape), expected=tuple(e_hat.shape))
         terms[name] = F.mse_loss(e_hat.float(), real[name].float())
     return sum(terms.values()), terms
+
+# %% ../nbs/11_pmg.ipynb #c024
+class Standardize(nn.Module):
+    "(e - μ)/s with the mean μ of a modality's embedding, one number a dimension, and its spread s, one number: (..., dim) -> (..., dim)"
+    def __init__(self,
+        dim,  # d_j, width of the modality's embedding
+    ):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))     # as long as nothing is measured, the embedding stays as it is
+        self.register_buffer("spread", torch.ones(()))
+    def forward(self, e): return (e - self.mean)/self.spread
+    def back(self, e): return e*self.spread + self.mean
+    def measure(self,
+        e,  # (n, dim), embeddings of training snippets
+    ):
+        "Take μ and s from data; s is the root of the mean variance over the dimensions"
+        self.mean.copy_(e.mean(0))
+        self.spread.copy_(e.var(0, unbiased=False).mean().sqrt().clamp(min=1e-6))
+        return self

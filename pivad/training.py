@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from .core import InputError, atomic_path, check_choice, pick_device, read_json, seed_everything, seed_from, write_json
+from .core import InputError, atomic_path, check_choice, pick_device, read_json, rng, seed_everything, seed_from, write_json
 from .bags import bag_loader
 from .cmi import TAU, same_snippets
 from .datasets import video_parts
@@ -20,7 +20,7 @@ from .weights import load_matching
 # %% auto #0
 __all__ = ['ENCODING', 'FREE', 'TrainConfig', 'make_config', 'Objective', 'save_checkpoint', 'load_checkpoint', 'read_tensors',
            'run_stage', 'share', 'save_model', 'build', 'load_model', 'describe', 'check_features', 'check_same_run',
-           'train']
+           'train', 'measure_scales']
 
 # %% ../nbs/20_training.ipynb #c007
 @dataclass
@@ -31,6 +31,7 @@ class TrainConfig:
     place: tuple = ("early", "late") # Inductors after these stages; both, the best column of Table 4
     source: str = "pseudo"           # What CMI sees: "pseudo" from PMG, or "real" as in Table 3, row 4
     inject: str = "replace"          # Open. "replace" F* by F*_M, as the words of §4.1 suggest, or "add"
+    standardize: bool = True         # Eq. 1 on embeddings of one scale, measured on training videos, see 11_pmg; the paper is silent
     noise: bool = True               # UR-DMU's noise on the normal half, as published; it marks the label, see 10_urdmu
     segments: int = 200              # T of a bag; open, UR-DMU's 200. Short videos: near their number of snippets
     batch_size: int = 64             # Bags a half, so 64 normal + 64 anomalous; open, UR-DMU's
@@ -90,7 +91,7 @@ class Objective(nn.Module):
         teacher = self.teacher[0].encode(x) if "distill" in w else None           # stage -> (2B, T, D_i), no gradient: it is frozen
         with torch.autocast(x.device.type, enabled=False):
             same = same_snippets(x) if self.cfg.mask_copies else None             # (2B, T, T)
-            terms = {} if self.stage == "teacher" else induction_losses(out, real, teacher, self.cfg.tau, self.cfg.decoupled, same)
+            terms = {} if self.stage == "teacher" else induction_losses(out, self.model.standardize(real), teacher, self.cfg.tau, self.cfg.decoupled, same)
             mil = self.model.mil_loss(out, batch["labels"])[0] if "mil" in w else None
             terms = {k: v for k, v in ({"mil": mil} | terms).items() if k in w}
             return sum(w[k]*v for k, v in terms.items()), {k: v.detach() for k, v in terms.items()}
@@ -248,6 +249,7 @@ def train(
     todo = [s for s in stages if lengths[s] and not (s == "teacher" and teacher)]
     models = dict(teacher=_fresh(info, "teacher"), student=_fresh(info, "student"))
     if teacher: load_matching(models["teacher"], read_tensors(teacher)[0], str(teacher))
+    if cfg.standardize and set(todo) - {"teacher"}: measure_scales(models["student"], table, store, cfg.seed)
     with tqdm(total=sum(lengths[s] for s in todo), unit="step", **({} if acc.is_main_process else {"disable": True})) as bar:
         for stage in todo:
             kind = "teacher" if stage == "teacher" else "student"
@@ -268,3 +270,16 @@ def _finish(out, models, info, history, stages):
     for kind in ("teacher", "student"):
         if kind == "teacher" or set(stages) & {"warmup", "main"}: save_model(out/f"{kind}.safetensors", models[kind].cpu(), info | {"kind": kind})
     with atomic_path(out/"history.csv") as tmp: pd.DataFrame(history).to_csv(tmp, index=False)
+
+# %% ../nbs/20_training.ipynb #c037
+def measure_scales(
+    model,       # A `PIVAD`; its `scales` are set
+    table,       # Training videos
+    store,       # FeatureStore
+    seed=0,      # Of the draw
+    videos=256,  # At most so many are read: a mean and a spread need no more
+):
+    "Mean and spread of each modality's embedding over training snippets, as `Standardize` keeps them"
+    drawn = rng(seed, "scales").permutation(len(table))[:videos]
+    arrays = [store.load(video_parts(table.iloc[i]), list(model.modalities)) for i in sorted(drawn)]          # name -> (T, d_j)
+    for name, scale in model.scales.items(): scale.measure(torch.cat([torch.as_tensor(a[name], dtype=torch.float32) for a in arrays]))
