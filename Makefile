@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 TABLES := table1_sota table3_components table4_placement table5_cost table6_modalities figure3_classwise figure4_qualitative figure5_single_modality figure6_mixtures sensitivity training_size
 
 .DEFAULT_GOAL := help
-.PHONY: help install test demo bench tables notebooks readme dist clean
+.PHONY: help install test demo bench tables notebooks readme lint hooks docs docs-serve dist clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed ## make .venv and install pivad with everything for development
 
@@ -44,6 +44,18 @@ notebooks: install ## export pivad/ and run every numbered notebook in place
 
 readme: install ## write README.md from nbs/index.ipynb
 	$(BIN)/python tests/readme.py
+
+lint: install ## ruff over notebooks, tests and the site's builder
+	$(BIN)/ruff check
+
+hooks: install ## git hooks of this clone: notebooks exported, cleaned and linted before each commit
+	$(BIN)/pre-commit install
+
+docs: install ## build the documentation site into _docs/, from the outputs in the notebooks
+	$(BIN)/python docs/build.py
+
+docs-serve: docs ## the same, then show it at http://127.0.0.1:3000
+	$(BIN)/python -m http.server 3000 --bind 127.0.0.1 --directory _docs
 
 dist: install ## build wheel and sdist into dist/
 	$(BIN)/python -m build

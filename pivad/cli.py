@@ -4,15 +4,15 @@
 
 # %% ../nbs/31_cli.ipynb #c003
 from __future__ import annotations
-import sys
+import os, sys
 from pathlib import Path
 import click
 from .core import InputError, read_json, write_json
 
 # %% auto #0
 __all__ = ['cli', 'main', 'Names', 'data_options', 'extract', 'features', 'check', 'dataset', 'list_datasets', 'table_options',
-           'build_dataset', 'build', 'TrainCommand', 'train', 'evaluate', 'scored_by', 'detect', 'literal',
-           'assignments', 'rerun', 'report']
+           'build_dataset', 'build', 'TrainCommand', 'train', 'evaluate', 'select_model', 'scored_by', 'detect',
+           'literal', 'assignments', 'rerun', 'report']
 
 # %% ../nbs/31_cli.ipynb #c006
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -180,14 +180,19 @@ class TrainCommand(click.Command):
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; an interrupted one is continued.")
 @click.option("--teacher", type=click.Path(exists=True, dir_okay=False), help="A teacher.safetensors to use instead of training one.")
-def train(dataset, root, fold, features, out, teacher, **config):
-    """Train teacher and student (§4.4 of the paper) on the training videos of a dataset."""
+@click.option("--held-out", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True, help="Share of the training videos to hold out, to choose a step without the test videos.")
+@click.option("--look-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between looks at held-out and test videos.")
+@click.option("--look-at-test/--no-look-at-test", default=True, help="Keep the best on test too, as papers report it; every look is counted.")
+def train(dataset, root, fold, features, out, teacher, held_out, look_every, look_at_test, **config):
+    """Train teacher and student (§4.4 of the paper) on the training videos of a dataset; keeps the last model, and the best on held-out videos and on test."""
     if not features: raise click.UsageError("Missing option '--features'")
     from pivad.study import open_data
-    from pivad.training import make_config, train as run
+    from pivad.selection import selection_table, train_selected
+    from pivad.training import make_config
     data, store = open_data(dataset, features, root, fold)
     click.echo(data)
-    run(make_config(**config), data.train, store, out, teacher=teacher)
+    train_selected(make_config(**config), data.train, store, out, data.test if look_at_test else None, held_out, look_every, teacher=teacher)
+    if len(data.test) and os.environ.get("RANK", "0") == "0": click.echo(selection_table(out, data.test, store, config["device"]).round(1).to_string())
     click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c029
@@ -201,20 +206,32 @@ def train(dataset, root, fold, features, out, teacher, **config):
 @click.option("--level", type=click.Choice(["frame", "snippet", "video"]), default="frame", help="What is counted; levels are not comparable.")
 @click.option("--smooth", type=click.IntRange(0), default=0, help="Moving mean over so many scores; 0 for none.")
 @click.option("--minmax", is_flag=True, help="Stretch every video's scores to [0, 1].")
+@click.option("--selection", type=click.Choice(["last", "held-out", "test"]), default="last", show_default=True, help="Which model of the run's folder: of the last step, best on held-out videos, or best on test, as papers do.")
 @click.option("--bootstrap", type=click.IntRange(0), default=1000, help="Resamples for the 95 % intervals over videos; 0 for none.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(), help="Write metrics, intervals and scores to this JSON file.")
-def evaluate(model, checkpoint, scores, order, dataset, root, fold, features, ap, level, smooth, minmax, bootstrap, device, out):
+def evaluate(model, checkpoint, scores, order, dataset, root, fold, features, ap, level, smooth, minmax, selection, bootstrap, device, out):
     """Metrics of MODEL (a run's folder, or a model file), of a checkpoint or of scores, on the test videos of a dataset."""
     from pivad.evaluation import evaluate_scores
     if sum(x is not None for x in (model, checkpoint, scores)) != 1: raise click.UsageError("give one of MODEL, --checkpoint and --scores")
     if not (scores or features): raise click.UsageError("a model needs --features")
+    model, chosen_by = select_model(model, selection)
     table, found, tail = scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device)
-    e = evaluate_scores(found, table, selection="last step" if model else "as given", tail=tail, ap=ap, n_bootstrap=bootstrap, level=level, smooth=smooth, minmax=minmax)
+    e = evaluate_scores(found, table, selection=chosen_by, tail=tail, ap=ap, n_bootstrap=bootstrap, level=level, smooth=smooth, minmax=minmax)
     click.echo(e)
     if out: write_json(out, e.to_dict() | {"scores": e.scores}); click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c030
+def select_model(model, selection):
+    "The model file that a selection means, and what the protocol says of it"
+    from pivad.selection import SELECTIONS, read_looks, selected
+    if model is None or Path(model).is_file(): return model, "as given"
+    looks = sum(x["test"] is not None for x in read_looks(model) if x["kind"] == "student")
+    path = selected(model, "student", selection)
+    if not path.is_file(): raise InputError(f"{model}: no model that is {SELECTIONS[selection]}", found=", ".join(sorted(p.name for p in Path(model).glob("*.safetensors"))) or "no model", expected=path.name, fix="train with --held-out or --look-at-test")
+    return str(path), SELECTIONS[selection] + (f", {looks} looks" if selection == "test" else "")
+
+# %% ../nbs/31_cli.ipynb #c031
 def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device):
     "(test table, video -> scores, lineage) of whatever is to be evaluated"
     from pivad.evaluation import predict
@@ -229,7 +246,7 @@ def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, d
     tail = info["features"]["tail"] if info else store.meta(video_parts(table.iloc[0])).get("tail")
     return table, predict(net, table, store, device), tail
 
-# %% ../nbs/31_cli.ipynb #c032
+# %% ../nbs/31_cli.ipynb #c033
 @cli.command()
 @click.argument("video", type=click.Path())
 @click.option("--model", required=True, type=click.Path(), help="A run's folder, or a model file, as `pivad train` writes them.")
@@ -249,7 +266,7 @@ def detect(video, model, out, threshold, rgb, batch_size, plot, device):
     folder = found.save(out or Path(f"{Path(video).stem}-pivad"), plot)
     click.echo(f"written: {folder}")
 
-# %% ../nbs/31_cli.ipynb #c035
+# %% ../nbs/31_cli.ipynb #c036
 def literal(text):
     "A value as Python writes it, or the text itself"
     import ast
@@ -261,7 +278,7 @@ def assignments(ctx, param, values):
     if wrong := [v for v in values if "=" not in v]: raise click.BadParameter(f"{wrong[0]!r} is not name=value")
     return {k.strip(): literal(v) for k, v in (x.split("=", 1) for x in values)}
 
-# %% ../nbs/31_cli.ipynb #c036
+# %% ../nbs/31_cli.ipynb #c037
 @cli.command()
 @click.argument("names", nargs=-1)
 @click.option("--dataset", help="A name that pivad knows, or a CSV file; the results carry it in their names.")
@@ -281,7 +298,7 @@ def rerun(names, dataset, root, features, seeds, more, notebooks, out, workers, 
     for j in jobs: click.echo(f"{j.name}: {j.state}" + (f", {j.seconds:.0f} s" if j.state == "done" else "") + (f"\n{j.error}\nsee {j.notebook.with_suffix('.failed.ipynb')}" if j.error else ""))
     if any(j.state == "failed" for j in jobs): sys.exit(1)
 
-# %% ../nbs/31_cli.ipynb #c037
+# %% ../nbs/31_cli.ipynb #c038
 @cli.command()
 @click.option("--results", default="results", type=click.Path(exists=True, file_okay=False), help="Folder that `pivad rerun` filled.")
 @click.option("--out", default="results/report.md", type=click.Path(), help="Page to write.")
@@ -290,5 +307,5 @@ def report(results, out):
     from pivad.runs import report as run
     click.echo(f"written: {run(results, out)}")
 
-# %% ../nbs/31_cli.ipynb #c039
+# %% ../nbs/31_cli.ipynb #c040
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): main()   # a notebook is __main__ as well

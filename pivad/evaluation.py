@@ -12,9 +12,10 @@ from .model import score_video
 from .datasets import LINEAGES, frame_truth, scored_frames, video_parts
 
 # %% auto #0
-__all__ = ['AP', 'METRICS', 'LEVELS', 'frame_scores', 'Cells', 'count_cells', 'curve_counts', 'roc_auc', 'ap_step',
-           'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'bootstrap', 'intervals', 'predict',
-           'Evaluation', 'postprocess', 'video_score', 'check_order', 'evaluate_scores', 'evaluate']
+__all__ = ['AP', 'METRICS', 'LEVELS', 'AGAINST', 'frame_scores', 'Cells', 'count_cells', 'curve_counts', 'roc_auc', 'ap_step',
+           'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'draw_videos', 'bootstrap', 'intervals',
+           'predict', 'Evaluation', 'postprocess', 'video_score', 'check_order', 'table_cells', 'detection_delays',
+           'delay_metrics', 'evaluate_scores', 'evaluate', 'classwise']
 
 # %% ../nbs/21_evaluation.ipynb #c006
 def frame_scores(
@@ -170,6 +171,18 @@ def _warn_undefined(reasons):
     if reasons: warnings.warn(f"undefined and NaN: {', '.join(reasons)}; " + "; ".join(f"{k}: {v}" for k, v in reasons.items()), stacklevel=3)
 
 # %% ../nbs/21_evaluation.ipynb #c038
+def draw_videos(
+    cells,   # Cells
+    n,       # Resamples
+    seed=0,  # The same seed draws the same videos
+):           # n arrays (V,): how often each video is drawn
+    "Weights of a stratified bootstrap"
+    r, groups = rng(seed, "bootstrap"), [np.flatnonzero(cells.anomalous == a) for a in (False, True)]
+    for _ in range(n):
+        drawn = np.concatenate([g[r.integers(len(g), size=len(g))] for g in groups if len(g)])
+        yield np.bincount(drawn, minlength=len(cells.anomalous)).astype(float)
+
+# %% ../nbs/21_evaluation.ipynb #c039
 def bootstrap(
     cells,            # Cells
     n=1000,           # Resamples: the ends of a 95 % interval rest on 25 of them each
@@ -179,14 +192,9 @@ def bootstrap(
 ) -> pd.DataFrame:    # One row a resample, one column a metric
     "Metrics of `n` resamples of videos, drawn within normal and within anomalous videos"
     check_choice("definition of AP", ap, AP)
-    r, groups = rng(seed, "bootstrap"), [np.flatnonzero(cells.anomalous == a) for a in (False, True)]
-    rows = []
-    for _ in range(n):
-        drawn = np.concatenate([g[r.integers(len(g), size=len(g))] for g in groups if len(g)])
-        rows.append(cell_metrics(cells, np.bincount(drawn, minlength=len(cells.anomalous)).astype(float), ap, threshold))
-    return pd.DataFrame(rows)
+    return pd.DataFrame([cell_metrics(cells, w, ap, threshold) for w in draw_videos(cells, n, seed)])
 
-# %% ../nbs/21_evaluation.ipynb #c039
+# %% ../nbs/21_evaluation.ipynb #c040
 def intervals(
     samples,       # From `bootstrap`
     level=0.95,    # Share of the resamples inside
@@ -195,7 +203,7 @@ def intervals(
     tail = (1 - level)/2
     return {k: (float(v.quantile(tail)), float(v.quantile(1 - tail))) for k, v in samples.items()}
 
-# %% ../nbs/21_evaluation.ipynb #c042
+# %% ../nbs/21_evaluation.ipynb #c043
 @torch.no_grad()
 def predict(
     model,           # Maps x (1, crops, T, D) to an output with .scores (1, T), crops averaged
@@ -210,7 +218,7 @@ def predict(
     try: return {row["video"]: _scores(model, row, store, device) for _, row in table.iterrows()}
     finally: model.train(was_training)
 
-# %% ../nbs/21_evaluation.ipynb #c043
+# %% ../nbs/21_evaluation.ipynb #c044
 def _scores(model, row, store, device):
     "One video's scores, checked"
     arrays = store.load(video_parts(row), ["rgb", *(model.modalities if getattr(model, "needs_modalities", False) else ())])
@@ -220,7 +228,7 @@ def _scores(model, row, store, device):
                          expected=f"shape {expected}, finite", fix="check that the checkpoint was trained on features of this encoder")
     return scores.astype(float)
 
-# %% ../nbs/21_evaluation.ipynb #c045
+# %% ../nbs/21_evaluation.ipynb #c046
 @dataclass
 class Evaluation:
     "Metrics, intervals, and how they came about"
@@ -236,7 +244,7 @@ class Evaluation:
     def to_dict(self): return {k: v for k, v in asdict(self).items() if k != "scores"}
     def __repr__(self): return f"{self.to_table().round(4)}\n{self.protocol}"
 
-# %% ../nbs/21_evaluation.ipynb #c047
+# %% ../nbs/21_evaluation.ipynb #c048
 def postprocess(
     scores,       # (T,)
     smooth=0,     # Width of a centred moving mean; 0 for none
@@ -251,7 +259,7 @@ def postprocess(
     if minmax: s = (s - s.min())/(np.ptp(s) or 1)
     return s
 
-# %% ../nbs/21_evaluation.ipynb #c050
+# %% ../nbs/21_evaluation.ipynb #c051
 def _frame_level(s, row, tail):
     n = scored_frames(row["n_frames"], len(s), tail, row["video"])
     return (s if tail == "frames" else np.repeat(s, SNIPPET))[:n], frame_truth(row, n)
@@ -269,7 +277,7 @@ def _video_level(s, row, tail): return np.array([video_score(s)]), np.array([row
 
 LEVELS = {"frame": _frame_level, "snippet": _snippet_level, "video": _video_level}
 
-# %% ../nbs/21_evaluation.ipynb #c051
+# %% ../nbs/21_evaluation.ipynb #c052
 def _lineage(table, tail):
     "The lineage asked for, the table's own, or drop; one for the whole table"
     own = table["lineage"].dropna().unique() if "lineage" in table else []
@@ -287,7 +295,43 @@ def check_order(scores, table, tail="drop"):
         raise InputError("scores are in another order than the videos", found=f"{len(wrong)} videos have the length of another, the first is {wrong[0]}",
                          expected="every video's own scores", fix="name the scores by video, or give the list in whose order they were made")
 
-# %% ../nbs/21_evaluation.ipynb #c052
+# %% ../nbs/21_evaluation.ipynb #c053
+def table_cells(
+    scores,          # video -> (T,)
+    table,           # Dataset table of the test videos
+    tail="drop",     # A name in `LINEAGES`
+    level="frame",   # A name in `LEVELS`
+) -> Cells:
+    "The counts of a test set: scores and truth of all videos of a table"
+    if not len(table): raise InputError("no videos to evaluate", found="an empty table", expected="test videos", fix="check the column split of the dataset table, and the fold")
+    given, truth = zip(*(LEVELS[check_choice("level", level, LEVELS)](scores[r["video"]], r, tail) for _, r in table.iterrows()))
+    return count_cells(np.concatenate(given), np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth]), table["label"] == 1)
+
+# %% ../nbs/21_evaluation.ipynb #c056
+def detection_delays(
+    scores,          # video -> (T,)
+    table,           # Dataset table of the test videos
+    tail="drop",     # A name in `LINEAGES`
+    threshold=0.5,   # From which score on there is an alarm
+) -> pd.DataFrame:   # One row an event: video, start, end, delay
+    "Delay of the first alarm inside each event, in frames; NaN: missed. Frames without a score raise no alarm"
+    rows = []
+    for _, r in table.iterrows():
+        alarm = _frame_level(np.asarray(scores[r["video"]], float), r, tail)[0] >= threshold
+        for start, end in r["events"]:
+            late = np.flatnonzero(alarm[start:end])
+            rows.append({"video": r["video"], "start": start, "end": end, "delay": float(late[0]) if len(late) else float("nan")})
+    return pd.DataFrame(rows, columns=["video", "start", "end", "delay"])
+
+# %% ../nbs/21_evaluation.ipynb #c057
+def delay_metrics(
+    delays,   # From `detection_delays`
+) -> dict:
+    "Mean delay of the events that were found, in frames, and the share that was missed; NaN without any"
+    d = delays["delay"]
+    return {"delay": float(d.mean()) if d.notna().any() else float("nan"), "missed": float(d.isna().mean()) if len(d) else float("nan")}
+
+# %% ../nbs/21_evaluation.ipynb #c060
 def evaluate_scores(
     scores,              # video -> (T,), as from `predict`
     table,               # Dataset table of the test videos
@@ -308,20 +352,20 @@ def evaluate_scores(
     tail = _lineage(table, tail)
     check_order(scores, table, tail)
     shown = {v: postprocess(scores[v], smooth, minmax) for v in table["video"]}
-    given, truth = zip(*(LEVELS[check_choice("level", level, LEVELS)](shown[r["video"]], r, tail) for _, r in table.iterrows()))
-    cells = count_cells(np.concatenate(given), np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth]), table["label"] == 1)
-    n, positive = sum(map(len, truth)), int(sum(t.sum() for t in truth))
-    protocol = {"selection": selection, "level": level, "videos": len(table), f"{level}s": n, f"anomalous_{level}s": positive, "tail": tail,
+    cells = table_cells(shown, table, tail, level)
+    positive = int(cells.positive.sum()); n = positive + int(cells.negative.sum())
+    protocol = {"selection": selection, "level": level, "videos": len(table), "first video": table["video"].iloc[0], "last video": table["video"].iloc[-1], f"{level}s": n, f"anomalous_{level}s": positive, "tail": tail,
                 "smoothing": f"moving mean over {smooth}" if smooth else "none", "min-max": "per video" if minmax else "none",
                 "ap": ap, "threshold": threshold, "bootstrap": n_bootstrap, "seed": seed}
     if level == "video": protocol |= {"videos": len(table), "video score": "mean of the highest T//16 + 1"}
     metrics = cell_metrics(cells, ap=ap, threshold=threshold)
     if reasons := undefined(cells, metrics): protocol["undefined"] = reasons; _warn_undefined(reasons)
+    if level == "frame": metrics |= delay_metrics(detection_delays(shown, table, tail, threshold))
     name = lambda k: k if level == "frame" else f"{level} {k}"
     bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap, threshold)) if n_bootstrap else {}
     return Evaluation({name(k): v for k, v in metrics.items()}, {name(k): v for k, v in bounds.items()}, dict(scores), protocol)
 
-# %% ../nbs/21_evaluation.ipynb #c053
+# %% ../nbs/21_evaluation.ipynb #c061
 def evaluate(
     model,           # See `predict`
     table,           # Dataset table of the test videos
@@ -331,3 +375,28 @@ def evaluate(
 ) -> Evaluation:
     "Score the videos and compare with their truth"
     return evaluate_scores(predict(model, table, store, device), table, **options)
+
+# %% ../nbs/21_evaluation.ipynb #c069
+AGAINST = ("within", "normal")
+
+def classwise(
+    scores,           # video -> (T,)
+    table,            # Dataset table of the test videos, with classes
+    tail="drop",      # A name in `LINEAGES`
+    against="within", # "within" a class's anomalous videos, or together with all "normal" videos
+    n_bootstrap=200,  # Resamples for the intervals; 0 for none
+    ap="step",        # Definition of AP
+    seed=0,           # Of the bootstrap
+) -> pd.DataFrame:    # One row a class
+    "AUC and AP of each class with 95 % intervals over its videos, and their number; no interval with a single video"
+    check_choice("comparison", against, AGAINST)
+    rows, normal = [], table[table["label"] == 0]
+    for name, part in table[table["label"] == 1].groupby("class"):
+        own = pd.concat([part, normal]) if against == "normal" else part
+        cells = table_cells(scores, own.reset_index(drop=True), tail)
+        found = cell_metrics(cells, ap=ap)
+        bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap)) if n_bootstrap and len(part) > 1 else {}
+        row = {"class": name, "videos": len(part)}
+        for m in ("AUC", "AP"): row |= {m: found[m]} | dict(zip((f"{m} low", f"{m} high"), bounds.get(m, (float("nan"),)*2)))
+        rows.append(row)
+    return pd.DataFrame(rows)

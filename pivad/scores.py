@@ -67,6 +67,7 @@ def read_scores(
     if own in fits: return scores, own
     return scores, fits[0] if fits else None                               # None: evaluate_scores names the first video that does not fit
 
+# %% ../nbs/22_scores.ipynb #c014
 def _array(path):
     "A flat array of a .npy file"
     try: return np.load(path, allow_pickle=False).astype(float).ravel()
@@ -90,7 +91,7 @@ def _scores_csv(path):
         if back.any(): raise InputError(f"{path}: wrong order", found=f"{column} {t[column][back.idxmax()]} after {t[column][back.idxmax() - 1]} in {t['video'][back.idxmax()]}", expected=f"rising {column}s")
     return {stem(v): g["score"].to_numpy(float) for v, g in t.groupby("video", sort=False)}
 
-# %% ../nbs/22_scores.ipynb #c017
+# %% ../nbs/22_scores.ipynb #c018
 def check_truth(
     truth,   # (N,) 0 or 1
     table,   # Test videos with their events
@@ -107,7 +108,7 @@ def check_truth(
         raise InputError("truth is in another order, or of other events", found=f"{int((ours != truth).sum())} frames differ, {int(truth.sum())} are positive", expected=f"{int(ours.sum())} positive frames in the table's order", fix=fix)
     explain_lengths(len(truth), sum(table["n_frames"]), table.assign(split="test"))
 
-# %% ../nbs/22_scores.ipynb #c020
+# %% ../nbs/22_scores.ipynb #c021
 def load_checkpoint(
     path,            # A state dict of the official UR-DMU code, such as ucf_trans_2022.pkl
     device="auto",   # See `pick_device`

@@ -4,22 +4,24 @@
 
 # %% ../nbs/24_study.ipynb #c003
 from __future__ import annotations
-import hashlib, json, os, time
+import ast, hashlib, json, os, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from .core import InputError, atomic_path, rng, write_json
+from .comparison import Scored, compare as compare_runs
+from .core import InputError, atomic_path, check_choice, rng, write_json
 from .datasets import dataset_options, load_dataset, video_parts
-from .evaluation import evaluate_scores, predict
+from .evaluation import classwise, evaluate_scores, predict
 from .features import parts_of
 from .npy_features import open_store
-from .training import FREE, TrainConfig, load_model, make_config, train
+from .selection import SELECTIONS, chosen, read_looks, selected, train_selected
+from .training import FREE, TrainConfig, load_model, make_config
 
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
-           'Variant', 'control', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress', 'overall',
-           'beside_paper', 'paired', 'classwise_plot', 'variant_plot', 'finding']
+           'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
+           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -29,12 +31,12 @@ def digest(*things) -> str:
     return h.hexdigest()[:12]
 
 # %% ../nbs/24_study.ipynb #c008
-TRAINS = ("core", "features", "bags", "urdmu", "pmg", "cmi", "model", "training")   # modules that a training passes through
+TRAINS = ("core", "features", "bags", "urdmu", "pmg", "cmi", "model", "training", "selection")   # modules that a training passes through
 SCORES = ("evaluation", "datasets")                                                 # and those between a model and its metrics
 
 def code_digest(modules=TRAINS) -> str:
-    "Digest of the modules' source"
-    return digest(*((Path(__file__).parent/f"{m}.py").read_bytes() for m in modules))
+    "Digest of the modules' syntax trees: a comment changes nothing"
+    return digest(*(ast.dump(ast.parse((Path(__file__).parent/f"{m}.py").read_text("utf-8"))) for m in modules))
 
 # %% ../nbs/24_study.ipynb #c012
 def data_digest(
@@ -82,43 +84,54 @@ def control(base:dict) -> Variant:
     return Variant("no auxiliary loss", dict(pmg=0., lambda_1=0., lambda_2=0., warmup_steps=0, steps=steps, teacher_steps=steps))
 
 # %% ../nbs/24_study.ipynb #c023
+@dataclass(frozen=True)
+class Selecting:
+    "How a study's trainings are looked at"
+    held_out: float = 0.1   # Share of the training videos that is not trained on
+    every: int = 100        # Steps between looks
+    test: bool = True       # Whether the test videos are looked at, for "best on test, as papers do"
+
+# %% ../nbs/24_study.ipynb #c025
 TEACHER_ONLY = ("preset", "noise", "segments", "batch_size", "lr", "weight_decay", "teacher_steps", "seed")   # settings a teacher depends on
 
 def run_folder(
     runs,        # Folder of all runs
     cfg,         # TrainConfig
-    data:str,    # `data_digest` of the training videos
+    data,        # `data_digest` of the training and of the test videos
     kind="student",
+    selecting=Selecting(),
 ) -> Path:
     "Where the run with these settings on this data lies"
     settings = {k: v for k, v in asdict(cfg).items() if k not in FREE and (kind == "student" or k in TEACHER_ONLY)}
-    return Path(runs)/f"{kind}-{digest(kind, settings, data, code_digest())}"
+    return Path(runs)/f"{kind}-{digest(kind, settings, data[:1 + selecting.test], asdict(selecting), code_digest())}"
 
-# %% ../nbs/24_study.ipynb #c024
+# %% ../nbs/24_study.ipynb #c026
 def trained(
     cfg,              # TrainConfig
-    table,            # Training videos
+    data,             # Dataset; its test videos are looked at, never trained on
     store,            # FeatureStore
     runs,             # Folder of all runs
     kind="student",   # "teacher" stops after stage 0
+    selecting=Selecting(),
     wait=True,        # False: a `filelock.Timeout` if another process is training it
-    data=None,        # `data_digest` of table and store, if it is known already
-) -> Path:            # student.safetensors or teacher.safetensors
-    "The trained model; trains it, and the teacher it needs, if no other experiment has"
+    digests=None,     # `data_digest` of training and test videos, if they are known already
+) -> Path:            # The run's folder
+    "The run of these settings; trains it, and the teacher it needs, if no other experiment has"
     from filelock import FileLock
-    data = data or data_digest(table, store)
-    folder = run_folder(runs, cfg, data, kind)
-    path = folder/f"{kind}.safetensors"
-    if path.is_file(): return path
-    teacher = None if kind == "teacher" else trained(cfg, table, store, runs, "teacher", wait, data)
+    digests = digests or tuple(data_digest(t, store) for t in (data.train, data.test))
+    folder = run_folder(runs, cfg, digests, kind, selecting)
+    if selected(folder, kind).is_file(): return folder
+    teacher = None if kind == "teacher" else selected(trained(cfg, data, store, runs, "teacher", selecting, wait, digests), "teacher")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
-        if not path.is_file(): train(cfg, table, store, folder, teacher, ("teacher",) if kind == "teacher" else ("warmup", "main"))
-    return path
+        if not selected(folder, kind).is_file():
+            stages = ("teacher",) if kind == "teacher" else ("warmup", "main")
+            train_selected(cfg, data.train, store, folder, data.test if selecting.test else None, selecting.held_out, selecting.every, teacher=teacher, stages=stages)
+    return folder
 
-# %% ../nbs/24_study.ipynb #c030
+# %% ../nbs/24_study.ipynb #c032
 def scored(
-    path,            # From `trained`
+    path,            # A model file, from `selected`
     table,           # Test videos
     store,           # FeatureStore
     device="auto",   # See `pick_device`
@@ -132,7 +145,7 @@ def scored(
         with atomic_path(cache) as tmp: save_file(scores, tmp)
     return load_file(cache)
 
-# %% ../nbs/24_study.ipynb #c034
+# %% ../nbs/24_study.ipynb #c036
 METRICS = ("AUC", "AUC_A", "AP", "AP_A")
 
 @dataclass
@@ -147,6 +160,8 @@ class Study:
     seeds:tuple = (0, 1)          # Each trains anew
     device:str = "auto"           # See `pick_device`
     share:float = 1.              # Of the training videos
+    selecting:Selecting = Selecting()   # How many videos are held out, how often they and the test videos are looked at
+    selection:str = "last"        # Which of SELECTIONS the study's numbers are of
 
     def __post_init__(self):
         opened = {fold: open_data(self.dataset, self.features, self.root, fold) for fold in self.folds}
@@ -154,12 +169,13 @@ class Study:
         if self.share < 1: self.data = {f: replace(d, table=pd.concat([part_of(d.train, self.share, f), d.test])) for f, d in self.data.items()}
         self.digests = {f: (data_digest(d.train, self.store), data_digest(d.test, self.store)) for f, d in self.data.items()}
         self.base = self.base | {"device": self.device}
-        self.evaluations = {}     # (variant, fold, seed) -> Evaluation
+        check_choice("selection", self.selection, [x for x in SELECTIONS if x != "test" or self.selecting.test])
+        self.evaluations, self.folders = {}, {}     # (variant, fold, seed) -> Evaluation, and the run's folder
         self.asked = self.cached = 0   # runs asked for so far, and how many of them were there, for the progress
 
     def jobs(self, variants): return [(v, fold, seed) for v in variants for fold in self.folds for seed in self.seeds]
 
-# %% ../nbs/24_study.ipynb #c036
+# %% ../nbs/24_study.ipynb #c038
 def part_of(
     table,        # Training videos
     share:float,  # In (0, 1]
@@ -170,7 +186,7 @@ def part_of(
     parts = [t.iloc[rng("share", label, *keys).permutation(len(t))[:max(1, round(share*len(t)))]] for label, t in table.groupby("label")]
     return pd.concat(parts).sort_index()
 
-# %% ../nbs/24_study.ipynb #c039
+# %% ../nbs/24_study.ipynb #c041
 @patch
 def run(self:Study, variants) -> pd.DataFrame:
     "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
@@ -192,13 +208,21 @@ def run(self:Study, variants) -> pd.DataFrame:
 @patch
 def _one(self:Study, variant, fold, seed):
     "Train and evaluate one run; whether its training was there already"
-    data, cfg, (for_training, for_test) = self.data[fold], variant.config(self.base, seed), self.digests[fold]
-    there = (run_folder(self.runs, cfg, for_training, variant.kind)/f"{variant.kind}.safetensors").is_file()
-    path = trained(cfg, data.train, self.store, self.runs, variant.kind, wait=False, data=for_training)
-    scores = scored(path, data.test, self.store, self.device, for_test)
-    self.evaluations[variant.name, fold, seed] = evaluate_scores(scores, data.test, tail=self.tail(data), selection="last step", n_bootstrap=0)
+    data, cfg, digests = self.data[fold], variant.config(self.base, seed), self.digests[fold]
+    there = selected(run_folder(self.runs, cfg, digests, variant.kind, self.selecting), variant.kind).is_file()
+    self.folders[variant.name, fold, seed] = trained(cfg, data, self.store, self.runs, variant.kind, self.selecting, wait=False, digests=digests)
+    self.evaluations[variant.name, fold, seed] = self.evaluation(variant, fold, seed, self.selection)
     return there
 
+# %% ../nbs/24_study.ipynb #c042
+@patch
+def evaluation(self:Study, variant, fold, seed, selection):
+    "The evaluation of the model that a selection chose"
+    data, path = self.data[fold], selected(self.folders[variant.name, fold, seed], variant.kind, selection)
+    scores = scored(path, data.test, self.store, self.device, self.digests[fold][1])
+    return evaluate_scores(scores, data.test, tail=self.tail(data), selection=SELECTIONS[selection], n_bootstrap=0)
+
+# %% ../nbs/24_study.ipynb #c043
 @patch
 def tail(self:Study, data): return self.store.meta(video_parts(data.test.iloc[0])).get("tail", "drop")
 
@@ -208,12 +232,12 @@ def rows(self:Study, variants) -> pd.DataFrame:
     return pd.DataFrame([{"variant": v.name, "fold": fold, "seed": seed} | {k: 100*self.evaluations[v.name, fold, seed].metrics[k] for k in METRICS}
                          for v, fold, seed in self.jobs(variants)])
 
-# %% ../nbs/24_study.ipynb #c041
+# %% ../nbs/24_study.ipynb #c045
 def report_progress(done, total, cached):
     "Leave word for whoever started this notebook"
     if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total, "cached": cached})
 
-# %% ../nbs/24_study.ipynb #c046
+# %% ../nbs/24_study.ipynb #c050
 def overall(
     rows,              # From `Study.run`
     metrics=METRICS,   # Columns
@@ -222,7 +246,7 @@ def overall(
     seeds = rows.groupby(["variant", "seed"], sort=False)[list(metrics)].mean().groupby("variant", sort=False)
     return seeds.mean().map("{:.1f}".format) + " ± " + seeds.std(ddof=1).map("{:.1f}".format)
 
-# %% ../nbs/24_study.ipynb #c049
+# %% ../nbs/24_study.ipynb #c053
 def beside_paper(
     rows,            # From `Study.run`
     paper:dict,      # Variant's name -> metric -> the paper's number, in per cent
@@ -231,7 +255,7 @@ def beside_paper(
     measured, published = overall(rows), pd.DataFrame.from_dict(paper, orient="index")
     return pd.concat({"measured": measured, "paper": published.reindex(measured.index).map(lambda x: "" if pd.isna(x) else f"{x:.2f}")}, axis=1)
 
-# %% ../nbs/24_study.ipynb #c052
+# %% ../nbs/24_study.ipynb #c056
 def paired(
     rows,                # From `Study.run`
     reference="UR-DMU",  # Variant to compare with
@@ -245,40 +269,59 @@ def paired(
         out[v] = {m: f"{d[m].mean():+.1f} ± {d[m].std(ddof=1):.1f} ({(d[m] > 0).sum()}/{len(d)})" for m in metrics}
     return pd.DataFrame.from_dict(out, orient="index")
 
-# %% ../nbs/24_study.ipynb #c056
+# %% ../nbs/24_study.ipynb #c060
 @patch
-def classwise(self:Study, variants, draws=200) -> pd.DataFrame:
-    "One row a run and class: AUC in per cent, its 95 % bootstrap interval over videos (nan with one video), and their number"
+def selections(self:Study, variants) -> pd.DataFrame:
+    "One row a run and selection: step, looks at the test videos, metrics in per cent; after `run`"
     out = []
     for v, fold, seed in self.jobs(variants):
-        data, e = self.data[fold], self.evaluations[v.name, fold, seed]
-        for c, t in data.test[data.test["label"] == 1].groupby("class"):
-            n = draws if len(t) > 1 else 0
-            part = evaluate_scores(e.scores, t.reset_index(drop=True), tail=self.tail(data), n_bootstrap=n)
-            low, high = part.intervals.get("AUC", (float("nan"),)*2)
-            out.append({"class": c, "variant": v.name, "fold": fold, "seed": seed, "AUC": 100*part.metrics["AUC"], "low": 100*low, "high": 100*high, "videos": len(t)})
+        looks = pd.DataFrame(read_looks(self.folders[v.name, fold, seed])).query("kind == @v.kind")
+        for s in SELECTIONS:
+            if not selected(self.folders[v.name, fold, seed], v.kind, s).is_file(): continue
+            e = self.evaluation(v, fold, seed, s)
+            out.append({"variant": v.name, "selection": s, "fold": fold, "seed": seed} | chosen(looks, s) | {k: 100*e.metrics[k] for k in METRICS})
     return pd.DataFrame(out)
 
-# %% ../nbs/24_study.ipynb #c057
-def classwise_plot(
-    classes,   # From `Study.classwise`
-):             # Axes
-    "Bars of the mean over runs, class by class; whiskers are the intervals, averaged over runs"
-    import matplotlib.pyplot as plt
-    names, labels = list(classes["class"].unique()), list(classes["variant"].unique())
-    fig, ax = plt.subplots(figsize=(max(4, 1.6 + 0.9*len(names)), 3))
-    for i, v in enumerate(labels):
-        m = classes[classes["variant"] == v].groupby("class")[["AUC", "low", "high"]].mean().reindex(names)
-        x = [j + (i - (len(labels) - 1)/2)*0.8/len(labels) for j in range(len(names))]
-        ax.bar(x, m["AUC"], 0.8/len(labels), label=v, color=f"C{i}")
-        ax.vlines(x, m["low"], m["high"], color="0.25", lw=1)
-    videos = classes.groupby("class")["videos"].max()
-    ax.set(xticks=range(len(names)), ylabel="AUC (%)", ylim=(0, 102))
-    ax.set_xticklabels([f"{c}\n({videos[c]})" for c in names], rotation=35, ha="right", fontsize=8)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+def three_selections(
+    rows,                       # From `Study.selections`
+    metrics=("AUC", "AUC_A"),   # Column groups
+) -> pd.DataFrame:              # One row a variant
+    "Mean ± standard deviation over seeds, the selections side by side; then the looks at the test videos that the last of them took"
+    means = {s: overall(g, metrics) for s, g in rows.groupby("selection", sort=False)}
+    out = pd.concat({m: pd.DataFrame({s: means[s][m] for s in SELECTIONS if s in means}) for m in metrics}, axis=1)
+    out["looks", "test"] = rows.groupby("variant")["looks at test"].max()
+    return out
 
-# %% ../nbs/24_study.ipynb #c061
+# %% ../nbs/24_study.ipynb #c063
+@patch
+def held_out(self:Study, variants) -> pd.DataFrame:
+    "One row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    out = []
+    for v, fold, seed in self.jobs(variants):
+        x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
+        out.append({"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)})
+    return pd.DataFrame(out)
+
+# %% ../nbs/24_study.ipynb #c067
+@patch
+def compare(self:Study, variants, reference="UR-DMU", **options) -> pd.DataFrame:
+    "`comparison.compare` of the study's runs: t test over folds and seeds, bootstrap over test videos"
+    runs = {v.name: [Scored(self.evaluations[v.name, f, s].scores, self.data[f].test, self.tail(self.data[f])) for f in self.folds for s in self.seeds] for v in variants}
+    return compare_runs(runs, reference, **options)
+
+# %% ../nbs/24_study.ipynb #c071
+@patch
+def classwise(self:Study, variants, draws=200) -> pd.DataFrame:
+    "One row a run and class, as from `classwise`, in per cent"
+    out = []
+    for v, fold, seed in self.jobs(variants):
+        data = self.data[fold]
+        part = classwise(self.evaluations[v.name, fold, seed].scores, data.test, self.tail(data), n_bootstrap=draws)
+        part[part.columns[2:]] *= 100
+        out.append(part.assign(variant=v.name, fold=fold, seed=seed))
+    return pd.concat(out, ignore_index=True)
+
+# %% ../nbs/24_study.ipynb #c075
 def variant_plot(
     rows,            # From `Study.run`
     paper=None,      # Variant's name -> metric -> the paper's number; None: no panel for it
@@ -297,7 +340,7 @@ def variant_plot(
     if paper: axes[0, 1].set(xlabel=f"{metric} (%)", title="the paper, UCF-Crime")
     return fig
 
-# %% ../nbs/24_study.ipynb #c064
+# %% ../nbs/24_study.ipynb #c078
 def finding(
     rows,                # From `Study.run`
     paper=None,          # Variant's name -> metric -> the paper's number
@@ -322,12 +365,12 @@ def _wilcoxon(d):
     from scipy.stats import wilcoxon
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
-# %% ../nbs/24_study.ipynb #c067
+# %% ../nbs/24_study.ipynb #c081
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"
     import pivad, torch
-    return {"experiment": experiment, "dataset": str(self.dataset) if not str(self.dataset).endswith(".csv") else Path(self.dataset).name, "selection": "last step",
+    return {"experiment": experiment, "dataset": str(self.dataset) if not str(self.dataset).endswith(".csv") else Path(self.dataset).name, "selection": SELECTIONS[self.selection], "selecting": asdict(self.selecting),
             "base": {k: v for k, v in self.base.items() if k != "device"}, "seeds": list(self.seeds), "folds": list(self.folds),
             "data": {str(f): list(d) for f, d in self.digests.items()}, "rows": rows.round(4).to_dict("records"), "overall": overall(rows).to_dict("index"),
             **more, "versions": {"pivad": pivad.__version__, "torch": torch.__version__}}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from .core import InputError, atomic_path, check_choice, pick_device, read_json, seed_everything, seed_from, write_json
+from .core import InputError, atomic_path, check_choice, pick_device, read_json, rng, seed_everything, seed_from, write_json
 from .bags import bag_loader
-from .cmi import TAU
+from .cmi import TAU, same_snippets
 from .datasets import video_parts
 from .model import build_pivad, build_teacher, freeze, induction_losses
 from .weights import load_matching
@@ -20,7 +20,7 @@ from .weights import load_matching
 # %% auto #0
 __all__ = ['ENCODING', 'FREE', 'TrainConfig', 'make_config', 'Objective', 'save_checkpoint', 'load_checkpoint', 'read_tensors',
            'run_stage', 'share', 'save_model', 'build', 'load_model', 'encoding', 'describe', 'check_features',
-           'check_same_run', 'train']
+           'check_same_run', 'train', 'measure_scales']
 
 # %% ../nbs/20_training.ipynb #c007
 @dataclass
@@ -31,6 +31,7 @@ class TrainConfig:
     place: tuple = ("early", "late") # Inductors after these stages; both, the best column of Table 4
     source: str = "pseudo"           # What CMI sees: "pseudo" from PMG, or "real" as in Table 3, row 4
     inject: str = "replace"          # Open. "replace" F* by F*_M, as the words of §4.1 suggest, or "add"
+    standardize: bool = True         # Eq. 1 on embeddings of one scale, measured on training videos, see 11_pmg; the paper is silent
     noise: bool = True               # UR-DMU's noise on the normal half, as published; it marks the label, see 10_urdmu
     segments: int = 200              # T of a bag; open, UR-DMU's 200. Short videos: near their number of snippets
     batch_size: int = 64             # Bags a half, so 64 normal + 64 anomalous; open, UR-DMU's
@@ -46,6 +47,7 @@ class TrainConfig:
     lambda_2: float = 0.01           # λ2 of Eq. 6, L_distill; open. Features are not normalised, L_distill is near 50, so again 0.01
     tau: float = TAU                 # Temperature of Eq. 2; open, where CLIP starts
     decoupled: bool = True           # Eq. 2 as printed, the positive not in the denominator
+    mask_copies: bool = True         # A snippet repeated to fill a bag is no negative of itself in Eq. 2; the paper is silent
     seed: int = 0                    # Of weights, bags, crops, dropout
     save_every: int = 200            # Steps between checkpoints
     workers: int = 0                 # Processes that read bags; 0 reads in this one, right for small data
@@ -88,7 +90,8 @@ class Objective(nn.Module):
         if not out.scores.isfinite().all(): raise InputError(f"stage {self.stage!r}: the model's scores became NaN", fix="a smaller lr")
         teacher = self.teacher[0].encode(x) if "distill" in w else None           # stage -> (2B, T, D_i), no gradient: it is frozen
         with torch.autocast(x.device.type, enabled=False):
-            terms = {} if self.stage == "teacher" else induction_losses(out, real, teacher, self.cfg.tau, self.cfg.decoupled)
+            same = same_snippets(x) if self.cfg.mask_copies else None             # (2B, T, T)
+            terms = {} if self.stage == "teacher" else induction_losses(out, self.model.standardize(real), teacher, self.cfg.tau, self.cfg.decoupled, same)
             mil = self.model.mil_loss(out, batch["labels"])[0] if "mil" in w else None
             terms = {k: v for k, v in ({"mil": mil} | terms).items() if k in w}
             return sum(w[k]*v for k, v in terms.items()), {k: v.detach() for k, v in terms.items()}
@@ -130,6 +133,7 @@ def run_stage(
     steps:int,         # Steps of this stage
     path,              # Checkpoint of this stage
     bar,               # A tqdm bar, advanced by one a step
+    look=None,         # Called as look(stage, step, steps, model) after every step; must leave the model as it was
 ):
     "Train one stage, from its checkpoint if there is one; the history, one dict a step"
     cfg, model = objective.cfg, objective.model
@@ -146,6 +150,7 @@ def run_stage(
         if not math.isfinite(values[0]): raise InputError(f"stage {objective.stage!r}: the loss became {values[0]} at step {step}", fix="a smaller lr")
         history.append({"stage": objective.stage, "step": step} | dict(zip(("loss", *terms), values)))
         bar.set_postfix({"stage": objective.stage} | {k: f"{v:.3f}" for k, v in zip(terms, values[1:])}, refresh=False); bar.update()
+        if acc.is_main_process and look: look(objective.stage, step + 1, steps, model)
         if acc.is_main_process and ((step + 1) % cfg.save_every == 0 or step + 1 == steps): save_checkpoint(path, model, optimizer, step + 1, history)
     acc.wait_for_everyone(); acc.free_memory()
     return history
@@ -235,6 +240,7 @@ def train(
     out,                 # Folder of the run; an interrupted one is continued
     teacher=None,        # A teacher.safetensors to start from; None trains one (stage 0)
     stages=("teacher", "warmup", "main"), # ("teacher",) trains the backbone alone
+    look=None,           # As in `run_stage`; see 23_selection
 ) -> Path:
     "Train teacher and student (§4.4); the run's folder. Ctrl-C or kill -9, call again, and the numbers are those of an unbroken run"
     from tqdm import tqdm
@@ -245,12 +251,13 @@ def train(
     todo = [s for s in stages if lengths[s] and not (s == "teacher" and teacher)]
     models = dict(teacher=_fresh(info, "teacher"), student=_fresh(info, "student"))
     if teacher: load_matching(models["teacher"], read_tensors(teacher)[0], str(teacher))
+    if cfg.standardize and set(todo) - {"teacher"}: measure_scales(models["student"], table, store, cfg.seed)
     with tqdm(total=sum(lengths[s] for s in todo), unit="step", **({} if acc.is_main_process else {"disable": True})) as bar:
         for stage in todo:
             kind = "teacher" if stage == "teacher" else "student"
             objective = Objective(stage, models[kind], cfg, None if kind == "teacher" else freeze(models["teacher"]).to(acc.device))
             batches = lambda start: bag_loader(table, store, cfg.modalities, cfg.segments, cfg.batch_size, f"{cfg.seed}-{stage}", start, lengths[stage], cfg.workers)
-            history += run_stage(acc, objective, batches, lengths[stage], out/"checkpoints"/f"{stage}.safetensors", bar)
+            history += run_stage(acc, objective, batches, lengths[stage], out/"checkpoints"/f"{stage}.safetensors", bar, look)
     if acc.is_main_process: _finish(out, models, info, history, stages)
     return out
 
@@ -265,3 +272,16 @@ def _finish(out, models, info, history, stages):
     for kind in ("teacher", "student"):
         if kind == "teacher" or set(stages) & {"warmup", "main"}: save_model(out/f"{kind}.safetensors", models[kind].cpu(), info | {"kind": kind})
     with atomic_path(out/"history.csv") as tmp: pd.DataFrame(history).to_csv(tmp, index=False)
+
+# %% ../nbs/20_training.ipynb #c037
+def measure_scales(
+    model,       # A `PIVAD`; its `scales` are set
+    table,       # Training videos
+    store,       # FeatureStore
+    seed=0,      # Of the draw
+    videos=256,  # At most so many are read: a mean and a spread need no more
+):
+    "Mean and spread of each modality's embedding over training snippets, as `Standardize` keeps them"
+    drawn = rng(seed, "scales").permutation(len(table))[:videos]
+    arrays = [store.load(video_parts(table.iloc[i]), list(model.modalities)) for i in sorted(drawn)]          # name -> (T, d_j)
+    for name, scale in model.scales.items(): scale.measure(torch.cat([torch.as_tensor(a[name], dtype=torch.float32) for a in arrays]))

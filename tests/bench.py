@@ -17,7 +17,7 @@ import time
 import numpy as np
 import torch
 
-from pivad.urdmu import URDMU, GlobalLocalAttention, flatten_crops, mean_crops
+from pivad.urdmu import URDMU, GlobalLocalAttention, flatten_crops
 
 
 class LiteralAttention(GlobalLocalAttention):
@@ -174,7 +174,7 @@ def measure(task, name):
     labels = torch.tensor([0.0] * (shape[0] // 2) + [1.0] * (shape[0] - shape[0] // 2))
     x.sum()
     before, times, result = memory(), [], None
-    for i in range(repeats + (task == "train")):
+    for _ in range(repeats + (task == "train")):
         start = time.perf_counter()
         if task == "train":
             model.zero_grad()

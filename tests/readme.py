@@ -16,7 +16,7 @@ def readme():
         cell.metadata.transient = {"remove_source": cell.source.startswith("#| echo: false")}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"\]\(\.\./", "](", text)  # what lies above nbs/ is beside README.md
-    text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text)
+    text = re.sub(r"\]\((?=[\w/]+\.(?:ipynb|qmd|png))", "](nbs/", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

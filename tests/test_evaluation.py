@@ -119,7 +119,7 @@ def test_predict_joins_parts_and_restores_the_mode(store):
 def test_evaluate_says_what_it_used(store):
     result = evaluate(Mean(), rows(), store, device="cpu", n_bootstrap=20, selection="last step")
     assert result.protocol["frames"] == 128 + 144 and result.protocol["anomalous_frames"] == 48 and result.protocol["selection"] == "last step"
-    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR", "FAR_R90"}
+    assert set(result.metrics) == set(result.intervals) == {"AUC", "AUC_A", "AP", "AP_A", "FAR", "FAR_R90", "delay", "missed"}
     assert "scores" not in result.to_dict()
 
 
@@ -194,3 +194,8 @@ def test_levels_and_postprocessing_are_named():
     assert results["frame"].protocol["smoothing"] == "none" and smooth.metrics != results["frame"].metrics
     assert postprocess([0.4, 0.4], minmax=True).tolist() == [0, 0]
     assert video_score(np.arange(32)) == 30
+
+
+def test_no_videos_is_an_error():
+    with pytest.raises(InputError, match="no videos to evaluate"):
+        evaluate_scores({}, rows().iloc[:0])

@@ -81,7 +81,7 @@ def test_killed_batch_continues(data, tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "results"
     code = f"from pivad.runs import rerun; rerun(['table3_components'], {data | {'runs': str(runs)}!r}, {str(EXPERIMENTS)!r}, {str(out)!r})"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
-    finished = lambda: sorted(runs.glob("*-*/*-*.safetensors"))
+    finished = lambda: sorted(runs.glob("*-*/scores-*.safetensors"))
     while len(finished()) < 4 and process.poll() is None:
         time.sleep(0.05)
     assert process.poll() is None, "over before it could be killed"
