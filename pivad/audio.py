@@ -41,7 +41,11 @@ def read_sound(
 WINDOW, HOP, FFT, BANDS, COLUMNS = 400, 160, 512, 64, 96
 EXAMPLE = (COLUMNS - 1) * HOP + WINDOW       # samples of an example, 15,600
 
-def mel(hertz): return 1127 * np.log1p(np.asarray(hertz) / 700)
+def mel(
+    hertz,  # Frequency
+):          # In mel
+    "The mel scale, near the ear's"
+    return 1127 * np.log1p(np.asarray(hertz) / 700)
 
 # %% ../nbs/04_audio.ipynb #c015
 def mel_matrix() -> np.ndarray:   # (257, 64)

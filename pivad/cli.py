@@ -7,7 +7,7 @@ from __future__ import annotations
 import os, sys
 from pathlib import Path
 import click
-from .core import InputError, read_json, write_json
+from .core import InputError, write_json
 
 # %% auto #0
 __all__ = ['cli', 'main', 'Names', 'data_options', 'extract', 'features', 'check', 'dataset', 'list_datasets', 'table_options',

@@ -73,7 +73,7 @@ def _gather(ray, waiting, names, bar):
         (done, *_), _ = ray.wait(list(waiting))
         part = waiting.pop(done)
         try: total += ray.get(done)
-        except ray.exceptions.RayTaskError as e: raise getattr(e, "cause", None) or e
+        except ray.exceptions.RayTaskError as e: raise (getattr(e, "cause", None) or e) from e
         except ray.exceptions.RayError as e: total.failed += [(n, f"lost with its worker: {type(e).__name__}; run again to see what was finished") for n in part]
         bar.update(len(part))
     total.failed.sort(key=lambda f: names.index(f[0]))

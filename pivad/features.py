@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 from filelock import FileLock, Timeout
 from .core import InputError, atomic_path, check_choice, SNIPPET, TAILS
-from .modalities import ModalityEncoder, modality_encoder, modality_specs
+from .modalities import modality_encoder, modality_specs
 from .video import CROP_COUNTS, CROPS, find_videos, probe, read_snippets
 
 # %% auto #0

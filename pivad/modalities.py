@@ -75,7 +75,9 @@ def modality_specs(
     return specs
 
 # %% ../nbs/04_modalities.ipynb #c016
-def modality_class(name):
+def modality_class(
+    name,  # "pose", or with one of its encoders, "pose=vitpose"
+):
     "The encoder's class by name, such as \"pose\" or \"pose=vitpose\"; unknown ones are an `InputError` that lists the known"
     if name not in MODALITIES: known_modalities()
     modality, _, variant = name.partition("=")

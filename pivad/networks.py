@@ -68,7 +68,12 @@ class HubWeights:
     source:str   # Who trained it, and the paper
 
 # %% ../nbs/04_networks.ipynb #c015
-def unavailable(what, location, error, how=None):
+def unavailable(
+    what,      # The encoder, as it is written on the command line
+    location,  # Where its weights were looked for
+    error,     # What the library raised
+    how=None,  # What to write instead; None: the encoder with a path
+):
     "The one error for published weights that cannot be loaded"
     if isinstance(error, InputError): return error
     return InputError(f"{what}: no weights at {location}", found=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
@@ -108,7 +113,9 @@ def fingerprint(
     return h.hexdigest()[:12]
 
 # %% ../nbs/04_networks.ipynb #c024
-def spread_frames(k):
+def spread_frames(
+    k,  # 1 to 16
+):
     "Indices of k of a snippet's 16 frames, each the middle of its share"
     return [int((i + 0.5) * SNIPPET / check_choice("number of frames", k, range(1, SNIPPET + 1))) for i in range(k)]
 
@@ -126,7 +133,7 @@ def fitted(
     size,        # Pixels
     fit,         # One of FITS
     multiple=1,  # Sides are multiples of this
-    mode="bilinear",
+    mode="bilinear",  # Of `torch.nn.functional.interpolate`
 ):               # (n, 3, h, w)
     "Frames resized, with antialiasing as the libraries' own preprocessing has it"
     H, W = x.shape[-2:]

@@ -166,7 +166,9 @@ def look(self:KeypointRCNN, x):
 
 # %% ../nbs/04_paper_pose.ipynb #c024
 @contextlib.contextmanager
-def importable(folder):
+def importable(
+    folder,  # Put in front of the import path
+):
     "Modules of `folder` can be imported inside the block, before all others"
     sys.path.insert(0, str(folder))
     try: yield

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import InputError, atomic_path, check_choice, read_json, rng, seed_from, write_json
+from .core import InputError, check_choice, read_json, rng, seed_from, write_json
 from .evaluation import evaluate_scores, predict, video_score
 from .features import parts_of
 from .datasets import video_parts

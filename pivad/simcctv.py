@@ -11,9 +11,9 @@ from multiprocessing import get_context
 from pathlib import Path
 import cv2
 import numpy as np, pandas as pd
-from .core import InputError, SNIPPET, atomic_path, check_choice, read_json, rng, write_json
+from .core import InputError, SNIPPET, atomic_path, check_choice, rng, write_json
 from .datasets import Dataset, save_table, load_table
-from .simactors import J, KEYPOINTS, draw, expose
+from .simactors import KEYPOINTS, draw, expose
 from .simevents import EPISODES, film
 from .simscenes import HOURS
 from .simworld import CLASSES, FPS, HEIGHT, THINGS, WIDTH
@@ -98,7 +98,7 @@ def panoptic_record(ident):
 # %% ../nbs/09_simcctv.ipynb #c015
 def person_features(now, before):
     "(54,): joints about the hips in body heights, their speeds, place and size; before: the same person one frame ago, or None"
-    xy, seen = now[:, :2], now[:, 2] > 0
+    xy = now[:, :2]
     size = max(np.ptp(xy[:, 1]), np.ptp(xy[:, 0]), 4.)
     hips = xy[11:13].mean(0)
     speed = np.linalg.norm(xy - before[:, :2], axis=1)/size*FPS if before is not None else np.zeros(17)

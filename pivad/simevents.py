@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from fastcore.basics import patch
 from .core import InputError, check_choice, rng
-from .simactors import J, Figure, Glow, Person, Puffs, Solid, World, bag, block, car, draw_look, ease, finish, train
+from .simactors import J, Glow, Person, Puffs, Solid, World, bag, block, car, draw_look, finish, train
 from .simscenes import CARS, CLERK, HOURS, Scene, scene, view
 from .simworld import FPS
 
@@ -233,7 +233,7 @@ def traffic(play, count):
     "Cars that pass, where there is room for them; in the car park slowly, and one of them parks"
     for _ in range(count if play.scene.lanes and play.scene.name != "station" else 0):
         for _ in range(12):
-            (a, b, z), t = play.scene.lanes[play.g.integers(len(play.scene.lanes))], play.g.uniform(-2, play.end)
+            (a, b, _), t = play.scene.lanes[play.g.integers(len(play.scene.lanes))], play.g.uniform(-2, play.end)
             speed = play.g.uniform(7, 10.5) if play.scene.name == "street" else play.g.uniform(3., 4.5)
             h = np.arctan2(b[1] - a[1], b[0] - a[0])
             poses = ride(play, [(t, *a, h), (t + np.hypot(b[0] - a[0], b[1] - a[1])/speed, *b, h)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from .core import check_choice, rng
 from .simactors import Solid, bake, car
-from .simworld import CLASSES, Camera, Quad, box, draw_static, hours
+from .simworld import Camera, Quad, box, draw_static, hours
 
 # %% auto #0
 __all__ = ['HOURS', 'CARS', 'CLERK', 'SCENES', 'Scene', 'parked_car', 'footprint', 'post', 'bench', 'street', 'shop', 'station',

@@ -4,7 +4,7 @@
 
 # %% ../nbs/09_simworld.ipynb #c003
 from __future__ import annotations
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import cv2
 import numpy as np
 from .core import rng

@@ -8,7 +8,7 @@ import numpy as np
 from .core import require
 from .depth import FastDepthEncoder
 from .modalities import FlowEncoder, ModalityEncoder, onnx_session
-from .pose import JOINTS, MoveNetPose
+from .pose import MoveNetPose
 from .weights import Weights, fetch
 
 # %% auto #0

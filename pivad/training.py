@@ -191,7 +191,11 @@ def load_model(
 # %% ../nbs/20_training.ipynb #c031
 ENCODING = ("encoder", "weights_sha256", "crops", "tail", "precision")   # of the features' metadata: what must match when the model meets new videos
 
-def encoding(meta): return {k: ({"precision": "float32"} | meta).get(k) for k in ENCODING}      # files written before precision was stated are float32
+def encoding(
+    meta,  # A feature file's metadata
+) -> dict:
+    "How the file's RGB features were made; files written before precision was stated are float32"
+    return {k: ({"precision": "float32"} | meta).get(k) for k in ENCODING}
 
 def describe(cfg, table, store) -> dict:
     "What a run must know of its data: widths of the features, how they were made, which videos"

@@ -32,7 +32,7 @@ def test_wheel(built):
     assert (metadata["Name"], metadata["Version"]) == (settings["lib_name"], settings["version"])
     required = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert len(required) == len(settings["requirements"].split())
-    assert set(metadata.get_all("Provides-Extra")) == {"notebooks", "light", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"notebooks", "light", "paper", "ray", "dev"}
     assert "pivad = pivad.cli:main" in entry_points and "LICENSE" in " ".join(names)
     assert "Apache" in (metadata["License"] or metadata["License-Expression"])
 

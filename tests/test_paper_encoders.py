@@ -7,7 +7,7 @@ import pytest
 import torch
 from pivad.core import InputError
 from pivad.modalities import GROUPS, known_modalities, modality_encoder, modality_specs
-from pivad.networks import NetworkEncoder, fitted, nms, torchvision, transformers
+from pivad.networks import NetworkEncoder, fitted, nms, torchvision
 
 PAPER = sorted(k for k, c in known_modalities().items() if issubclass(c, NetworkEncoder) and c.__module__.startswith("pivad."))
 CHOICES = [f"{k}?embedding={e}" for k in PAPER for e in known_modalities()[k].embeddings[1:]]
