@@ -135,7 +135,12 @@ def build_dataset(name, root, features, lengths, fold):
 @table_options
 @click.option("--out", type=click.Path(), help="Write the table to this CSV file.")
 def build(name, root, features, lengths, fold, out):
-    """Build the table of dataset NAME, or of a CSV file of one's own."""
+    """Build the table of dataset NAME, or of a CSV file of one's own; simcctv is rendered into the folder --out, which takes a while."""
+    if name == "simcctv" and not root:
+        from pivad.simcctv import build as render
+        if not out: raise click.UsageError("give --out: the folder to render simcctv into, or --root: where it is")
+        click.echo(f"written: {render(out)}")
+        return
     from pivad.datasets import save_table, summary
     data, _ = build_dataset(name, root, features, lengths, fold)
     click.echo(f"{data}\n{summary(data.table)}")

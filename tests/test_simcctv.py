@@ -144,11 +144,25 @@ def test_build_resumes_and_mends(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_the_command_line_builds_it(tmp_path, monkeypatch):
+    "In several processes, with a bar over videos; without a folder there is a message, no traceback"
+    import pivad.simcctv as module
+    from click.testing import CliRunner
+    from pivad.cli import cli
+
+    monkeypatch.setattr(module, "plan", lambda seed=0: [s | {"n_frames": 128} for s in SPECS[:2]])
+    told = CliRunner().invoke(cli, ["dataset", "build", "simcctv", "--out", str(tmp_path)])
+    assert told.exit_code == 0 and "2/2" in told.output and "simcctv.csv" in told.output
+    assert simcctv(tmp_path).table["video"].tolist() == [s["video"] for s in SPECS[:2]]
+    told = CliRunner().invoke(cli, ["dataset", "build", "simcctv"])
+    assert told.exit_code == 2 and "--out" in told.output
+
+
 def test_bad_input(tmp_path):
     for call, words in ((lambda: build(tmp_path, videos=["test/Nothing-00"]), "unknown video"), (lambda: build(tmp_path, workers=0, videos=[SPECS[0]["video"]]), "workers"),
                         (lambda: simcctv(tmp_path), "no such file"), (lambda: read_truth(tmp_path / "x.safetensors"), "no such truth file"),
                         (lambda: film("Dancing", True, "street"), "unknown class"), (lambda: film("Fighting", True, "street", n=64), "too short"), (lambda: film("Fighting", True, "beach"), "unknown scene"),
-                        (lambda: film("Fighting", True, "street", hour="noon"), "unknown hour"), (lambda: extract_features(tmp_path, tmp_path, precision="int8"), "unknown precision")):
+                        (lambda: film("Fighting", True, "street", hour="noon"), "unknown hour"), (lambda: extract_features(tmp_path, tmp_path), "videos")):
         with pytest.raises(InputError, match=words):
             call()
     (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
