@@ -4,7 +4,7 @@
 
 # %% ../nbs/24_study.ipynb #c003
 from __future__ import annotations
-import ast, hashlib, json, os, time
+import ast, hashlib, json, os, shutil, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import pandas as pd
@@ -21,7 +21,7 @@ from .training import FREE, TrainConfig, load_model, make_config
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
-           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding']
+           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding', 'provenance']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -373,11 +373,18 @@ def _wilcoxon(d):
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
 # %% ../nbs/24_study.ipynb #c081
+def provenance() -> dict:
+    "Versions, machine and, in a clone, commit: what a number was measured with"
+    import platform, subprocess, numpy, pivad, torch
+    git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True) if shutil.which("git") else None
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPU threads"
+    return {"versions": {"pivad": pivad.__version__, "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()},
+            "machine": machine, "commit": git.stdout.strip() if git and git.returncode == 0 else ""}
+
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"
-    import pivad, torch
     return {"experiment": experiment, "dataset": str(self.dataset) if not str(self.dataset).endswith(".csv") else Path(self.dataset).name, "selection": SELECTIONS[self.selection], "selecting": asdict(self.selecting),
             "base": {k: v for k, v in self.base.items() if k != "device"}, "seeds": list(self.seeds), "folds": list(self.folds),
             "data": {str(f): list(d) for f, d in self.digests.items()}, "rows": rows.round(4).to_dict("records"), "overall": overall(rows).to_dict("index"),
-            **more, "versions": {"pivad": pivad.__version__, "torch": torch.__version__}}
+            **more, **provenance()}
