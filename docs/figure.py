@@ -94,8 +94,8 @@ def draw(s):
     labels = [sh["rgb"], sh["stage early"], sh["inductor early"], sh["stage late"], sh["inductor late"]]
     c.arrow((9.8, y), (edges[0][0], y))
     for (left, right), label in zip(zip(edges, edges[1:], strict=False), labels, strict=True):
-        c.arrow((left[1], y), (right[0], y), label, size=8.2)
-    c.arrow((edges[-1][1], y), (92, y), sh["scores"], size=8.2)
+        c.arrow((left[1], y), (right[0], y), label, size=7.8)
+    c.arrow((edges[-1][1], y), (92, y), sh["scores"], size=7.8)
     t = np.linspace(0, 1, 80)
     score = .12 + .8/(1 + np.exp(-(t - .45)*40)) - .75/(1 + np.exp(-(t - .75)*40)) + .03*np.sin(30*t)
     c.ax.fill_between([92.6 + 6.6*.45, 92.6 + 6.6*.75], y - 3, y + 3, color=TRAINS, alpha=.15, lw=0)

@@ -76,7 +76,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "nbs").rg
 
 def commands(path):
     "The lines of a page's shell blocks, without comments"
-    blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.M | re.S)
+    blocks = re.findall(r"^```sh\n(.*?)^```", re.sub(r" \\\n\s*", " ", path.read_text()), re.M | re.S)   # a line may go on behind a backslash
     lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
