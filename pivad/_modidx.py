@@ -779,6 +779,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'pivad.study.Study.run': ('study.html#study.run', 'pivad/study.py'),
                              'pivad.study.Study.selections': ('study.html#study.selections', 'pivad/study.py'),
                              'pivad.study.Study.tail': ('study.html#study.tail', 'pivad/study.py'),
+                             'pivad.study.Study.train': ('study.html#study.train', 'pivad/study.py'),
                              'pivad.study.Variant': ('study.html#variant', 'pivad/study.py'),
                              'pivad.study.Variant.config': ('study.html#variant.config', 'pivad/study.py'),
                              'pivad.study._wilcoxon': ('study.html#_wilcoxon', 'pivad/study.py'),

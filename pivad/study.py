@@ -188,31 +188,37 @@ def part_of(
 
 # %% ../nbs/24_study.ipynb #c041
 @patch
-def run(self:Study, variants) -> pd.DataFrame:
-    "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
+def train(self:Study, variants):
+    "Train what no experiment has trained yet"
     if len({v.name for v in variants}) < len(variants): raise InputError("two variants have one name", found=", ".join(v.name for v in variants))
     from filelock import Timeout
     from tqdm import tqdm
-    todo = [j for j in self.jobs(variants) if (j[0].name, *j[1:]) not in self.evaluations]
+    todo = [j for j in self.jobs(variants) if (j[0].name, *j[1:]) not in self.folders]
     self.asked += len(todo)
     with tqdm(total=len(todo), unit="run") as bar:
         while todo:
             left = []
             for job in todo:
-                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.evaluations), self.asked, self.cached)
+                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.folders), self.asked, self.cached)
                 except Timeout: left.append(job)             # another process trains it: come back later
             if len(left) == len(todo): time.sleep(1)
             todo = left
-    return self.rows(variants)
 
 @patch
 def _one(self:Study, variant, fold, seed):
-    "Train and evaluate one run; whether its training was there already"
+    "Train one run; whether it was there already"
     data, cfg, digests = self.data[fold], variant.config(self.base, seed), self.digests[fold]
     there = selected(run_folder(self.runs, cfg, digests, variant.kind, self.selecting), variant.kind).is_file()
     self.folders[variant.name, fold, seed] = trained(cfg, data, self.store, self.runs, variant.kind, self.selecting, wait=False, digests=digests)
-    self.evaluations[variant.name, fold, seed] = self.evaluation(variant, fold, seed, self.selection)
     return there
+
+@patch
+def run(self:Study, variants) -> pd.DataFrame:
+    "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
+    self.train(variants)
+    for v, fold, seed in self.jobs(variants):
+        if (v.name, fold, seed) not in self.evaluations: self.evaluations[v.name, fold, seed] = self.evaluation(v, fold, seed, self.selection)
+    return self.rows(variants)
 
 # %% ../nbs/24_study.ipynb #c042
 @patch
@@ -295,7 +301,8 @@ def three_selections(
 # %% ../nbs/24_study.ipynb #c063
 @patch
 def held_out(self:Study, variants) -> pd.DataFrame:
-    "One row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    "Train; one row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
         x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
