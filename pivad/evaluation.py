@@ -15,7 +15,7 @@ from .datasets import LINEAGES, frame_truth, scored_frames, video_parts
 __all__ = ['AP', 'METRICS', 'LEVELS', 'AGAINST', 'frame_scores', 'Cells', 'count_cells', 'curve_counts', 'roc_auc', 'ap_step',
            'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'draw_videos', 'bootstrap', 'intervals',
            'predict', 'Evaluation', 'postprocess', 'video_score', 'check_order', 'table_cells', 'detection_delays',
-           'delay_metrics', 'evaluate_scores', 'evaluate', 'classwise']
+           'delay_metrics', 'delay_samples', 'evaluate_scores', 'evaluate', 'classwise']
 
 # %% ../nbs/21_evaluation.ipynb #c006
 def frame_scores(
@@ -242,7 +242,7 @@ class Evaluation:
         rows = {k: (v, *self.intervals.get(k, (float("nan"),)*2)) for k, v in self.metrics.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
     def to_dict(self): return {k: v for k, v in asdict(self).items() if k != "scores"}
-    def __repr__(self): return f"{self.to_table().round(4)}\n{self.protocol}"
+    def __repr__(self): return f"{self.to_table().round(4)}\n\n" + "\n".join(f"{k.replace('_', ' ')}: {f'{v:,}' if isinstance(v, int) else v}" for k, v in self.protocol.items())
 
 # %% ../nbs/21_evaluation.ipynb #c048
 def postprocess(
@@ -282,6 +282,7 @@ def _lineage(table, tail):
     "The lineage asked for, the table's own, or drop; one for the whole table"
     own = table["lineage"].dropna().unique() if "lineage" in table else []
     if len(own) > 1: raise InputError("the table mixes lineages", found=", ".join(own), expected="features of one lineage")
+    if tail == "drop" and len(own) and own[0] in ("roc-ng", "xd"): tail = own[0]            # both drop the tail: the table knows how
     if tail not in (None, "frames", *own) and len(own) and {tail, own[0]} != {"pad", "rtfm"}:
         raise InputError("wrong lineage", found=f'scores of lineage "{tail}"', expected=f'"{own[0]}", for which the table was built', fix="build the table again from these features")
     return tail or (own[0] if len(own) else "drop")
@@ -304,6 +305,7 @@ def table_cells(
 ) -> Cells:
     "The counts of a test set: scores and truth of all videos of a table"
     if not len(table): raise InputError("no videos to evaluate", found="an empty table", expected="test videos", fix="check the column split of the dataset table, and the fold")
+    tail = _lineage(table, tail)
     given, truth = zip(*(LEVELS[check_choice("level", level, LEVELS)](scores[r["video"]], r, tail) for _, r in table.iterrows()))
     return count_cells(np.concatenate(given), np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth]), table["label"] == 1)
 
@@ -315,7 +317,7 @@ def detection_delays(
     threshold=0.5,   # From which score on there is an alarm
 ) -> pd.DataFrame:   # One row an event: video, start, end, delay
     "Delay of the first alarm inside each event, in frames; NaN: missed. Frames without a score raise no alarm"
-    rows = []
+    rows, tail = [], _lineage(table, tail)
     for _, r in table.iterrows():
         alarm = _frame_level(np.asarray(scores[r["video"]], float), r, tail)[0] >= threshold
         for start, end in r["events"]:
@@ -330,6 +332,16 @@ def delay_metrics(
     "Mean delay of the events that were found, in frames, and the share that was missed; NaN without any"
     d = delays["delay"]
     return {"delay": float(d.mean()) if d.notna().any() else float("nan"), "missed": float(d.isna().mean()) if len(d) else float("nan")}
+
+def delay_samples(
+    delays,        # From `detection_delays`
+    table,         # Dataset table of the test videos
+    weights,       # From `draw_videos`: how often each video is drawn
+) -> pd.DataFrame: # One row a resample, columns delay and missed
+    "The same for resamples of videos: all events of a video, each time it is drawn"
+    per = delays.assign(found=delays["delay"].notna(), events=1).groupby("video")[["delay", "found", "events"]].sum().reindex(table["video"], fill_value=0)
+    late, found, events = (np.array(list(weights)) @ per.to_numpy(float)).T       # (n,) each
+    with np.errstate(invalid="ignore"): return pd.DataFrame({"delay": late/found, "missed": (events - found)/events})
 
 # %% ../nbs/21_evaluation.ipynb #c060
 def evaluate_scores(
@@ -359,10 +371,15 @@ def evaluate_scores(
                 "ap": ap, "threshold": threshold, "bootstrap": n_bootstrap, "seed": seed}
     if level == "video": protocol |= {"videos": len(table), "video score": "mean of the highest T//16 + 1"}
     metrics = cell_metrics(cells, ap=ap, threshold=threshold)
-    if reasons := undefined(cells, metrics): protocol["undefined"] = reasons; _warn_undefined(reasons)
-    if level == "frame": metrics |= delay_metrics(detection_delays(shown, table, tail, threshold))
-    name = lambda k: k if level == "frame" else f"{level} {k}"
-    bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap, threshold)) if n_bootstrap else {}
+    samples, reasons = bootstrap(cells, n_bootstrap, seed, ap, threshold) if n_bootstrap else pd.DataFrame(), undefined(cells, metrics)
+    _warn_undefined(reasons)
+    if level == "frame":
+        delays = detection_delays(shown, table, tail, threshold)
+        metrics |= (late := delay_metrics(delays))
+        reasons |= {k: "no event" if not len(delays) else "no score inside an event reaches the threshold" for k, v in late.items() if np.isnan(v)}
+        if n_bootstrap: samples = samples.join(delay_samples(delays, table, draw_videos(cells, n_bootstrap, seed)))
+    if reasons: protocol["undefined"] = reasons
+    name, bounds = lambda k: k if level == "frame" else f"{level} {k}", intervals(samples)
     return Evaluation({name(k): v for k, v in metrics.items()}, {name(k): v for k, v in bounds.items()}, dict(scores), protocol)
 
 # %% ../nbs/21_evaluation.ipynb #c061
@@ -395,6 +412,7 @@ def classwise(
         own = pd.concat([part, normal]) if against == "normal" else part
         cells = table_cells(scores, own.reset_index(drop=True), tail)
         found = cell_metrics(cells, ap=ap)
+        _warn_undefined({f"{name} {k}": why for k, why in undefined(cells, found).items() if k in ("AUC", "AP")})
         bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap)) if n_bootstrap and len(part) > 1 else {}
         row = {"class": name, "videos": len(part)}
         for m in ("AUC", "AP"): row |= {m: found[m]} | dict(zip((f"{m} low", f"{m} high"), bounds.get(m, (float("nan"),)*2)))
