@@ -13,9 +13,10 @@ from .datasets import LINEAGES, frame_truth, scored_frames, video_parts
 
 # %% auto #0
 __all__ = ['AP', 'METRICS', 'LEVELS', 'AGAINST', 'frame_scores', 'Cells', 'count_cells', 'curve_counts', 'roc_auc', 'ap_step',
-           'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'draw_videos', 'bootstrap', 'intervals',
-           'predict', 'Evaluation', 'postprocess', 'video_score', 'check_order', 'table_cells', 'detection_delays',
-           'delay_metrics', 'delay_samples', 'evaluate_scores', 'evaluate', 'classwise']
+           'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'warn_undefined', 'draw_videos',
+           'weighted_metrics', 'bootstrap', 'intervals', 'predict', 'Evaluation', 'postprocess', 'video_score',
+           'check_order', 'table_cells', 'detection_delays', 'delay_metrics', 'delay_samples', 'evaluate_scores',
+           'evaluate', 'classwise']
 
 # %% ../nbs/21_evaluation.ipynb #c006
 def frame_scores(
@@ -151,7 +152,7 @@ def frame_metrics(
     check_choice("definition of AP", ap, AP)
     cells = count_cells(scores, truth, videos, anomalous)
     metrics = cell_metrics(cells, ap=ap, threshold=threshold)
-    _warn_undefined(undefined(cells, metrics))
+    warn_undefined(undefined(cells, metrics))
     return metrics
 
 # %% ../nbs/21_evaluation.ipynb #c033
@@ -166,7 +167,7 @@ def undefined(
     reasons["FAR_R90"] = reasons["FAR"] + [x for x in every if "anomalous" in x]
     return {k: " and ".join(reasons.get(k) or ["undefined"]) for k, v in metrics.items() if np.isnan(v)}
 
-def _warn_undefined(reasons):
+def warn_undefined(reasons):
     "Say which metrics are NaN, and why"
     if reasons: warnings.warn(f"undefined and NaN: {', '.join(reasons)}; " + "; ".join(f"{k}: {v}" for k, v in reasons.items()), stacklevel=3)
 
@@ -182,6 +183,49 @@ def draw_videos(
         drawn = np.concatenate([g[r.integers(len(g), size=len(g))] for g in groups if len(g)])
         yield np.bincount(drawn, minlength=len(cells.anomalous)).astype(float)
 
+# %% ../nbs/21_evaluation.ipynb #n001
+def weighted_metrics(
+    cells,            # Cells
+    ap="step",        # Definition of AP, see `AP`
+    threshold=0.5,    # Of the false alarm rate
+):                    # weight (V,) -> what `cell_metrics` gives
+    "`cell_metrics` for many weights: what does not depend on them is done once"
+    steps = np.unique(cells.rank[cells.positive > 0])                                 # (S,) scores of anomalous frames, from the highest
+    i = np.flatnonzero(cells.positive)
+    at, n_positive, of = np.searchsorted(steps, cells.rank[i]), cells.positive[i].astype(float), cells.video[i]
+    groups = []                                                                       # normal frames of anomalous videos, and of normal ones
+    for kind in (True, False):
+        i = np.flatnonzero((cells.negative > 0) & (cells.anomalous[cells.video] == kind))
+        step = np.searchsorted(steps, cells.rank[i])
+        groups.append((2*step + np.isin(cells.rank[i], steps), cells.negative[i].astype(float), cells.video[i]))     # even: above the step, odd: equal to it
+    alarm = np.bincount(cells.video, cells.negative*(cells.score[cells.rank] >= threshold), len(cells.anomalous))*~cells.anomalous
+
+    def measure(weight):
+        "The metrics of one weight a video"
+        positive = np.bincount(at, weight[of]*n_positive, len(steps)); tp = positive.cumsum()         # (S,)
+        (above_a, equal_a, all_a), (above_n, equal_n, all_n) = (_at_steps(np.bincount(k, weight[v]*n, 2*len(steps) + 1)) for k, n, v in groups)
+        every, within = (positive, tp, above_a + above_n, equal_a + equal_n, all_a + all_n), (positive, tp, above_a, equal_a, all_a)
+        found = np.searchsorted(tp, 0.9*tp[-1]) if len(tp) else 0
+        return {"AUC": _step_auc(*every), "AUC_A": _step_auc(*within), "AP": _step_ap(ap, *every), "AP_A": _step_ap(ap, *within),
+                "FAR": float(alarm @ weight/all_n) if all_n else float("nan"), "FAR_R90": float(equal_n[found]/all_n) if all_n and len(tp) and tp[-1] else float("nan")}
+    return measure
+
+# %% ../nbs/21_evaluation.ipynb #n002
+def _at_steps(counts):
+    "Normal frames with a score above each step, with that or a higher one, and all"
+    c = counts.cumsum()
+    return c[:-1:2], c[1::2], c[-1]
+
+def _step_auc(positive, tp, above, equal, total):
+    "Share of the pairs of an anomalous and a normal frame in which the anomalous one is higher; ties count half"
+    return float(positive @ (total - (above + equal)/2)/tp[-1]/total) if len(tp) and tp[-1] and total else float("nan")
+
+def _step_ap(ap, positive, tp, above, equal, total):
+    "Average precision; the trapezoids begin at the precision just before the step"
+    if not len(tp) or not tp[-1]: return float("nan")
+    p = _precision(tp, equal)
+    return float(positive @ (p if ap == "step" else (p + _precision(tp - positive, above))/2)/tp[-1])
+
 # %% ../nbs/21_evaluation.ipynb #c039
 def bootstrap(
     cells,            # Cells
@@ -192,7 +236,8 @@ def bootstrap(
 ) -> pd.DataFrame:    # One row a resample, one column a metric
     "Metrics of `n` resamples of videos, drawn within normal and within anomalous videos"
     check_choice("definition of AP", ap, AP)
-    return pd.DataFrame([cell_metrics(cells, w, ap, threshold) for w in draw_videos(cells, n, seed)])
+    measure = weighted_metrics(cells, ap, threshold)
+    return pd.DataFrame([measure(w) for w in draw_videos(cells, n, seed)])
 
 # %% ../nbs/21_evaluation.ipynb #c040
 def intervals(
@@ -372,7 +417,7 @@ def evaluate_scores(
     if level == "video": protocol |= {"videos": len(table), "video score": "mean of the highest T//16 + 1"}
     metrics = cell_metrics(cells, ap=ap, threshold=threshold)
     samples, reasons = bootstrap(cells, n_bootstrap, seed, ap, threshold) if n_bootstrap else pd.DataFrame(), undefined(cells, metrics)
-    _warn_undefined(reasons)
+    warn_undefined(reasons)
     if level == "frame":
         delays = detection_delays(shown, table, tail, threshold)
         metrics |= (late := delay_metrics(delays))
@@ -412,7 +457,7 @@ def classwise(
         own = pd.concat([part, normal]) if against == "normal" else part
         cells = table_cells(scores, own.reset_index(drop=True), tail)
         found = cell_metrics(cells, ap=ap)
-        _warn_undefined({f"{name} {k}": why for k, why in undefined(cells, found).items() if k in ("AUC", "AP")})
+        warn_undefined({f"{name} {k}": why for k, why in undefined(cells, found).items() if k in ("AUC", "AP")})
         bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap)) if n_bootstrap and len(part) > 1 else {}
         row = {"class": name, "videos": len(part)}
         for m in ("AUC", "AP"): row |= {m: found[m]} | dict(zip((f"{m} low", f"{m} high"), bounds.get(m, (float("nan"),)*2)))
