@@ -205,7 +205,7 @@ def _finish(name, rows, known, notes, source):
         part = t["split"] == split
         missing = part & t["n_frames"].isna()
         if missing.sum() == part.sum() and split == "train": t, notes = t[~part], notes + [f"{part.sum()} training videos left out: nothing says how long they are"]
-        elif missing.any(): raise InputError(f"{name}: {missing.sum()} of {part.sum()} {split} videos have no length", found=f"nothing for {t['stem'][missing].iloc[0]} in {source}",
+        elif missing.any(): raise InputError(f"{name}: {missing.sum()} of {part.sum()} {split} videos have no length", found=f"nothing for {t['stem'][missing].iloc[0]}" + (" in the annotation" if source is None else f" in {source}"),
                                              expected="features of every video, or its length", fix="`pivad dataset check` lists the missing ones")
     if extra := sorted(set(known) - set(t["stem"])): notes = notes + [f"{len(extra)} videos in {source} that the annotation does not list, such as {extra[0]}"]
     if known and (blind := t["stem"][~t["stem"].isin(known)].tolist()): notes = notes + [f"{len(blind)} of {len(t)} videos are not in {source}, such as {blind[0]}"]

@@ -111,7 +111,7 @@ def list_datasets():
     for name in DATASETS:
         if not (b := BENCHMARKS.get(name)): click.echo(name); continue
         features = f"features of {b.crops} crops, {b.dim}-d" if b.dim else "no published features"
-        click.echo(f"{name}: train {b.train[0]} normal + {b.train[1]} anomalous, test {b.test[0]} + {b.test[1]}; {len(b.classes)} classes; {features}; " + (f"{b.fps:g} fps; " if b.fps == b.fps else "") + f"{b.metric}\n    {b.citation}\n    {b.url}")
+        click.echo(f"{name}: train {b.train[0]} normal + {b.train[1]} anomalous, test {b.test[0]} + {b.test[1]}; {len(b.classes)} class{'es'*(len(b.classes) > 1)}; {features}; " + (f"{b.fps:g} fps; " if b.fps == b.fps else "") + f"{b.metric}\n    {b.citation}\n    {b.url}")
 
 # %% ../nbs/31_cli.ipynb #c020
 def table_options(f):
@@ -141,7 +141,8 @@ def build(name, root, features, lengths, fold, out):
     from pivad.datasets import save_table, summary
     data, _ = build_dataset(name, root, features, lengths, fold)
     click.echo(f"{data}\n{summary(data.table)}")
-    for note in data.notes: click.echo(f"note: {note}")
+    for note in data.notes[:10]: click.echo(f"note: {note}")
+    if len(data.notes) > 10: click.echo(f"and {len(data.notes) - 10} more such notes")
     if "lineage" in data.table: click.echo(f"lineage: {data.table['lineage'].iloc[0]}")
     out = out or (None if name.endswith(".csv") else f"{name}.csv")          # one's own file is not overwritten
     if out: save_table(data.table, out); click.echo(f"written: {out}")
