@@ -4,7 +4,7 @@
 
 # %% ../nbs/25_runs.ipynb #c003
 from __future__ import annotations
-import ast, json, os, subprocess, sys, time
+import ast, base64, json, os, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
@@ -12,8 +12,9 @@ from .core import InputError, atomic_path, check_choice, read_json, require, wri
 from .study import code_digest, data_digest, digest, open_data
 
 # %% auto #0
-__all__ = ['PATHS', 'find_notebooks', 'notebook_parameters', 'check_parameters', 'all_parameters', 'result_key', 'execute',
-           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show', 'report', 'describe_record', 'markdown_tables']
+__all__ = ['PATHS', 'WHY', 'find_notebooks', 'notebook_parameters', 'check_parameters', 'all_parameters', 'result_key', 'execute',
+           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show', 'report', 'from_notebook', 'against_paper',
+           'describe_record', 'markdown_tables']
 
 # %% ../nbs/25_runs.ipynb #c006
 def find_notebooks(
@@ -182,16 +183,61 @@ def show(bar, p):
 
 # %% ../nbs/25_runs.ipynb #c036
 def report(
-    results="results",          # Folder of JSON files
-    out="results/report.md",    # Page to write
+    results="results",          # Folder of JSON files and executed notebooks
+    out="results/report.md",    # Page to write; its figures go into a folder beside it
 ) -> Path:
-    "A Markdown page with the table of every result that has one"
+    "A Markdown page with the table, figures and findings of every result that has a table"
     records = {p.stem: r for p in sorted(Path(results).glob("*.json")) if "overall" in (r := read_json(p))}
     if not records: raise InputError(f"{results}: no results there", fix="run `pivad rerun` first")
-    page = ["# Results", "", f"{len(records)} experiments. In per cent: mean ± standard deviation over the seeds of the mean over the folds; a run reports its last step unless its record says otherwise."]
-    for name, r in records.items(): page += ["", f"## {name}", "", describe_record(r), "", *markdown_tables(r["overall"])]
+    page = ["# Results", "", f"{len(records)} experiments. In per cent: mean ± standard deviation over the seeds of the mean over the folds; a run reports its last step unless its record says otherwise.", "", *against_paper(records)]
+    for name, r in records.items():
+        page += ["", f"## {name}", "", describe_record(r), "", *markdown_tables(r["overall"])]
+        if (nb := Path(results)/f"{name}.ipynb").is_file(): page += from_notebook(nb, Path(out).parent/"figures")
     with atomic_path(out) as tmp: tmp.write_text("\n".join(page) + "\n")
     return Path(out)
+
+# %% ../nbs/25_runs.ipynb #n000
+def from_notebook(
+    path,     # An executed notebook
+    figures,  # Folder for its pictures
+) -> list:    # Lines of Markdown
+    "Figures and findings of an executed notebook, in their order"
+    lines, n = [], 0
+    for cell in read_json(path)["cells"]:
+        for o in cell.get("outputs", []):
+            data = {k: "".join(v) for k, v in o.get("data", {}).items() if k in ("image/png", "text/markdown")}
+            if "image/png" in data:
+                n += 1
+                file = Path(figures)/f"{Path(path).stem}-{n}.png"
+                with atomic_path(file) as tmp: tmp.write_bytes(base64.b64decode(data["image/png"]))
+                lines += ["", f"![{Path(path).stem}, figure {n}]({figures.name}/{file.name})"]
+            elif "text/markdown" in data: lines += ["", data["text/markdown"]]
+    return lines
+
+# %% ../nbs/25_runs.ipynb #n002
+WHY = ("Whatever disagrees may have many reasons: other and far fewer videos, other modality encoders, the `small` preset, a weaker teacher, short trainings, and "
+       "what the paper leaves open (weights in Eq. 5 and 6, τ, the scale of the embeddings in Eq. 1). beats_teacher and sensitivity change some of them one at a time.")
+
+def against_paper(
+    records:dict,        # Name -> record; those with "paper" count
+    reference="UR-DMU",  # Row the others are compared with
+) -> list:               # Lines of Markdown
+    "The paper's differences to UR-DMU beside the measured ones"
+    lines = []
+    for name, r in records.items():
+        paper = r.get("paper") or {}
+        runs = {}
+        for row in r.get("rows", []): runs.setdefault(row["variant"], []).append(row)
+        for metric in ("AUC", "AUC_A", "AP", "AP_A"):
+            if metric not in paper.get(reference, {}) or reference not in runs: continue
+            mean = {k: sum(x[metric] for x in v)/len(v) for k, v in runs.items()}
+            for k in paper:
+                if k == reference or k not in mean or metric not in paper[k]: continue
+                theirs, ours = paper[k][metric] - paper[reference][metric], mean[k] - mean[reference]
+                lines.append(f"| {name} | {k} | {metric} | {theirs:+.2f} | {ours:+.1f} | {'yes' if theirs*ours > 0 else 'no'} |")
+    if not lines: return []
+    return ["## Beside the paper", "", f"Differences to {reference}, the paper's on its own data, ours on the dataset named.", "",
+            "| experiment | row | metric | paper | measured | same sign |", "|---|---|---|---|---|---|", *lines, "", WHY]
 
 # %% ../nbs/25_runs.ipynb #c037
 def describe_record(r:dict) -> str:
@@ -199,7 +245,7 @@ def describe_record(r:dict) -> str:
     settings = r.get("base") or {k: v for k, v in r.get("config", {}).items() if k in ("preset", "modalities", "segments", "batch_size", "lr", "warmup_steps", "steps")}
     parts = [f"Dataset {r.get('dataset')}, selection: {r.get('selection')}", f"{len({x['seed'] for x in r['rows']})} seeds, {len({x['fold'] for x in r['rows']})} folds"] if r.get("rows") else []
     parts += [", ".join(f"{k} {'+'.join(v) if isinstance(v, list) else v}" for k, v in settings.items())] if settings else []
-    parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items())] + ([f"{r['seconds']:.0f} s"] if "seconds" in r else [])
+    parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items()), r.get("machine", ""), f"commit {r['commit']}" if r.get("commit") else "", f"{r['seconds']:.0f} s" if "seconds" in r else ""]
     return ". ".join(p for p in parts if p) + "."
 
 def markdown_tables(table:dict) -> list:

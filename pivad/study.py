@@ -4,7 +4,7 @@
 
 # %% ../nbs/24_study.ipynb #c003
 from __future__ import annotations
-import ast, hashlib, json, os, time
+import ast, hashlib, json, os, shutil, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import pandas as pd
@@ -21,7 +21,7 @@ from .training import FREE, TrainConfig, load_model, make_config
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
-           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding']
+           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding', 'provenance']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -188,31 +188,37 @@ def part_of(
 
 # %% ../nbs/24_study.ipynb #c041
 @patch
-def run(self:Study, variants) -> pd.DataFrame:
-    "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
+def train(self:Study, variants):
+    "Train what no experiment has trained yet"
     if len({v.name for v in variants}) < len(variants): raise InputError("two variants have one name", found=", ".join(v.name for v in variants))
     from filelock import Timeout
     from tqdm import tqdm
-    todo = [j for j in self.jobs(variants) if (j[0].name, *j[1:]) not in self.evaluations]
+    todo = [j for j in self.jobs(variants) if (j[0].name, *j[1:]) not in self.folders]
     self.asked += len(todo)
     with tqdm(total=len(todo), unit="run") as bar:
         while todo:
             left = []
             for job in todo:
-                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.evaluations), self.asked, self.cached)
+                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.folders), self.asked, self.cached)
                 except Timeout: left.append(job)             # another process trains it: come back later
             if len(left) == len(todo): time.sleep(1)
             todo = left
-    return self.rows(variants)
 
 @patch
 def _one(self:Study, variant, fold, seed):
-    "Train and evaluate one run; whether its training was there already"
+    "Train one run; whether it was there already"
     data, cfg, digests = self.data[fold], variant.config(self.base, seed), self.digests[fold]
     there = selected(run_folder(self.runs, cfg, digests, variant.kind, self.selecting), variant.kind).is_file()
     self.folders[variant.name, fold, seed] = trained(cfg, data, self.store, self.runs, variant.kind, self.selecting, wait=False, digests=digests)
-    self.evaluations[variant.name, fold, seed] = self.evaluation(variant, fold, seed, self.selection)
     return there
+
+@patch
+def run(self:Study, variants) -> pd.DataFrame:
+    "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
+    self.train(variants)
+    for v, fold, seed in self.jobs(variants):
+        if (v.name, fold, seed) not in self.evaluations: self.evaluations[v.name, fold, seed] = self.evaluation(v, fold, seed, self.selection)
+    return self.rows(variants)
 
 # %% ../nbs/24_study.ipynb #c042
 @patch
@@ -295,7 +301,8 @@ def three_selections(
 # %% ../nbs/24_study.ipynb #c063
 @patch
 def held_out(self:Study, variants) -> pd.DataFrame:
-    "One row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    "Train; one row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
         x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
@@ -366,11 +373,18 @@ def _wilcoxon(d):
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
 # %% ../nbs/24_study.ipynb #c081
+def provenance() -> dict:
+    "Versions, machine and, in a clone, commit: what a number was measured with"
+    import platform, subprocess, numpy, pivad, torch
+    git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True) if shutil.which("git") else None
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPU threads"
+    return {"versions": {"pivad": pivad.__version__, "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()},
+            "machine": machine, "commit": git.stdout.strip() if git and git.returncode == 0 else ""}
+
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"
-    import pivad, torch
     return {"experiment": experiment, "dataset": str(self.dataset) if not str(self.dataset).endswith(".csv") else Path(self.dataset).name, "selection": SELECTIONS[self.selection], "selecting": asdict(self.selecting),
             "base": {k: v for k, v in self.base.items() if k != "device"}, "seeds": list(self.seeds), "folds": list(self.folds),
             "data": {str(f): list(d) for f, d in self.digests.items()}, "rows": rows.round(4).to_dict("records"), "overall": overall(rows).to_dict("index"),
-            **more, "versions": {"pivad": pivad.__version__, "torch": torch.__version__}}
+            **more, **provenance()}
