@@ -29,7 +29,7 @@ class Benchmark:
     dim: int|None     # Of the published RGB features
     fps: float        # Frames a second; NaN where videos differ or it is not stated
     metric: str       # The one that papers report first
-    citation: str
+    citation: str     # The work to cite
     url: str          # Where to ask for the videos
 
 BENCHMARKS = {
@@ -50,17 +50,23 @@ BENCHMARKS = {
 }
 
 # %% ../nbs/07_benchmarks.ipynb #c010
-def stem(name):
+def stem(
+    name,   # As a list or a folder writes it
+):
     "The part of a file name that all copies of an annotation share"
     return re.sub(r"(\.(mp4|avi|npy)|__\d+|_i3d)+$", "", str(name).strip().replace("\\", "/").rsplit("/", 1)[-1])
 
 # %% ../nbs/07_benchmarks.ipynb #c012
-def read_lines(path):
+def read_lines(
+    path,   # A text file
+):
     "Non-empty lines of an annotation file"
     if not Path(path).is_file(): raise InputError(f"{path}: no such file", expected="an official annotation file", fix="point --annotations at the folder that holds it")
     return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
-def read_names(path):
+def read_names(
+    path,   # A list of videos
+):
     "Videos of a list, in its order, as it writes them; a list with a line a crop gives each once"
     lines = [re.sub(r"__\d+\.npy$", "", x) for x in read_lines(path)]
     if not any(x.endswith(".npy") for x in read_lines(path)): _unique([stem(x) for x in lines], path)
@@ -151,7 +157,13 @@ def explain_lengths(
                      fix="give the features or a list of their lengths: no rule says which videos are shorter" if ours else "take truth and scores of one lineage; do not cut either to fit")
 
 # %% ../nbs/07_benchmarks.ipynb #c023
-def clip_events(events, n_frames, video, notes, slack=SNIPPET):
+def clip_events(
+    events,          # [start, end) in frames
+    n_frames,        # The video's length
+    video,           # Named in the error
+    notes,           # A list; what was clipped is added
+    slack=SNIPPET,   # By how much an event may run over: features without a tail are up to a snippet shorter than their video
+):
     "Events cut to the video; one that runs over by more than a snippet is an `InputError`, since it belongs to another video"
     for s, e in events:
         if s >= n_frames or e > n_frames + slack: raise InputError(f"{video}: event beyond the end", found=f"[{s}, {e}) in {n_frames} frames", expected=f"an end of {n_frames} at most",
@@ -160,7 +172,9 @@ def clip_events(events, n_frames, video, notes, slack=SNIPPET):
     return [[s, min(e, n_frames)] for s, e in events]
 
 # %% ../nbs/07_benchmarks.ipynb #c025
-def read_ucf(path):
+def read_ucf(
+    path,   # One of these files
+):
     "stem -> (n_frames or None, class, events) of UCF_Annotation.txt, or of the dataset's own Temporal_Anomaly_Annotation.txt, which has no lengths"
     out = {}
     for i, line in enumerate(read_lines(path), 1):
@@ -244,7 +258,9 @@ def xd_class(
     return "+".join(XD_CLASSES[c] for c in codes)
 
 # %% ../nbs/07_benchmarks.ipynb #c037
-def read_xd(path):
+def read_xd(
+    path,   # The file
+):
     "stem -> events of XD-Violence's annotations.txt: name s1 e1 s2 e2 ..."
     out = {}
     for i, line in enumerate(read_lines(path), 1):
@@ -263,8 +279,12 @@ def _xd_rows(root, known, notes):
 
 LISTS["xd_violence"] = (_xd_rows, stem)
 
-def xd_violence(root, features=None, lengths=None) -> Dataset:
-    "XD-Violence from XD_Train.list, XD_Test.list and annotations.txt; see `ucf_crime` for the parameters"
+def xd_violence(
+    root,            # Folder with XD_Train.list, XD_Test.list and annotations.txt
+    features=None,   # As for `ucf_crime`
+    lengths=None,    # As for `ucf_crime`
+) -> Dataset:
+    "XD-Violence"
     return _build("xd_violence", root, features, lengths)
 
 # %% ../nbs/07_benchmarks.ipynb #c043
@@ -327,12 +347,20 @@ def _shanghaitech_rows(root, known, notes):
 
 LISTS |= {"msad": (_msad_rows, stem), "shanghaitech": (_shanghaitech_rows, stem)}
 
-def msad(root, features=None, lengths=None) -> Dataset:
-    "MSAD, protocol ii, from msad-i3d.list, msad-i3d-test.list and, for frame truth, anomaly_annotation.csv; see `ucf_crime` for the parameters"
+def msad(
+    root,            # Folder with msad-i3d.list, msad-i3d-test.list and, for frame truth, anomaly_annotation.csv
+    features=None,   # As for `ucf_crime`
+    lengths=None,    # As for `ucf_crime`
+) -> Dataset:
+    "MSAD, protocol ii"
     return _build("msad", root, features, lengths)
 
-def shanghaitech(root, features=None, lengths=None) -> Dataset:
-    "ShanghaiTech, weakly-supervised split, from SH_Train_new.txt and SH_Test_NEW.txt, or SH_Train.txt and SH_Test.txt, and, for frame truth, test_frame_mask/; see `ucf_crime` for the parameters"
+def shanghaitech(
+    root,            # Folder with SH_Train_new.txt and SH_Test_NEW.txt, or SH_Train.txt and SH_Test.txt, and, for frame truth, test_frame_mask/
+    features=None,   # As for `ucf_crime`
+    lengths=None,    # As for `ucf_crime`
+) -> Dataset:
+    "ShanghaiTech, weakly-supervised split"
     return _build("shanghaitech", root, features, lengths)
 
 # %% ../nbs/07_benchmarks.ipynb #c049
@@ -353,8 +381,12 @@ def _tad_rows(root, known, notes):
 
 LISTS["tad"] = (_tad_rows, stem)
 
-def tad(root, features=None, lengths=None) -> Dataset:
-    "TAD from TAD_train.txt and TAD_test.txt; see `ucf_crime` for the parameters"
+def tad(
+    root,            # Folder with TAD_train.txt and TAD_test.txt
+    features=None,   # As for `ucf_crime`
+    lengths=None,    # As for `ucf_crime`
+) -> Dataset:
+    "TAD"
     return _build("tad", root, features, lengths)
 
 # %% ../nbs/07_benchmarks.ipynb #n202
@@ -398,8 +430,12 @@ def _ped2_rows(root, known, notes):
 
 LISTS["ucsd_ped2"] = (_ped2_rows, stem)
 
-def ucsd_ped2(root, features=None, lengths=None) -> Dataset:
-    "UCSD Ped2 with the weakly-supervised split of TEVAD, from UCSDped2.m and folders of frames or from videos.csv; see `ucf_crime` for the parameters"
+def ucsd_ped2(
+    root,            # Folder with Test/UCSDped2.m and folders of frames, or videos.csv
+    features=None,   # As for `ucf_crime`
+    lengths=None,    # As for `ucf_crime`
+) -> Dataset:
+    "UCSD Ped2 with the weakly-supervised split of TEVAD"
     return _build("ucsd_ped2", root, features, lengths)
 
 # %% ../nbs/07_benchmarks.ipynb #n209
@@ -422,8 +458,12 @@ def _avenue_rows(root, known, notes):
 
 LISTS["cuhk_avenue"] = (_avenue_rows, _in_folder)
 
-def cuhk_avenue(root, features=None, lengths=None) -> Dataset:
-    "CUHK Avenue's one-class split from testing_label_mask/; see `ucf_crime` for the parameters"
+def cuhk_avenue(
+    root,            # Folder with testing_label_mask/
+    features=None,   # As for `ucf_crime`
+    lengths=None,    # As for `ucf_crime`
+) -> Dataset:
+    "CUHK Avenue's one-class split"
     return _build("cuhk_avenue", root, features, lengths)
 
 # %% ../nbs/07_benchmarks.ipynb #c052

@@ -45,7 +45,9 @@ def parse_events(
         raise InputError(f"{where}: events cannot be read", found=repr(text), expected='frames as "start-end", several joined by ";": "0-48;160-325"') from err
 
 # %% ../nbs/07_datasets.ipynb #c012
-def format_events(events) -> str:
+def format_events(
+    events,   # [[0, 48], [160, 325]]
+) -> str:
     "Events as a CSV cell; the inverse of `parse_events`"
     return ";".join(f"{s}-{e}" for s, e in events)
 
@@ -265,12 +267,16 @@ DATASETS = {   # name -> a function that returns a Dataset, or "module:function"
 }
 
 # %% ../nbs/07_datasets.ipynb #c058
-def dataset_builder(name):
+def dataset_builder(
+    name,   # In `DATASETS`
+):
     "The function of `DATASETS` that builds a dataset"
     build = DATASETS[check_choice("dataset (or CSV file)", name, DATASETS)]
     return getattr(importlib.import_module(build.split(":")[0]), build.split(":")[1]) if isinstance(build, str) else build
 
-def dataset_options(name) -> list:
+def dataset_options(
+    name,   # In `DATASETS`, or a CSV file
+) -> list:
     "Options that a dataset's builder takes beside root; a CSV file has none"
     return [] if str(name).endswith(".csv") else list(inspect.signature(dataset_builder(name)).parameters)[1:]
 

@@ -83,20 +83,29 @@ def curve_counts(
     return tuple(np.cumsum(w*n)[last].astype(float) for n in (cells.positive, cells.negative))
 
 # %% ../nbs/21_evaluation.ipynb #c019
-def roc_auc(tp, fp):
+def roc_auc(
+    tp,   # (U,) from `curve_counts`
+    fp,   # (U,) from `curve_counts`
+):
     "Area under the ROC curve; NaN without both classes"
     if not (tp[-1] and fp[-1]): return float("nan")
     before = np.concatenate([[0], tp[:-1]])
     return float(np.sum(np.diff(fp, prepend=0)*(before + tp))/2/tp[-1]/fp[-1])
 
 # %% ../nbs/21_evaluation.ipynb #c020
-def ap_step(tp, fp):
+def ap_step(
+    tp,   # (U,) from `curve_counts`
+    fp,   # (U,) from `curve_counts`
+):
     "Average precision, sum of (r_u - r_{u-1}) p_u: sklearn's average_precision_score"
     if not tp[-1]: return float("nan")
     return float(np.sum(np.diff(tp, prepend=0)*_precision(tp, fp))/tp[-1])
 
 # %% ../nbs/21_evaluation.ipynb #c021
-def ap_trapezoid(tp, fp):
+def ap_trapezoid(
+    tp,   # (U,) from `curve_counts`
+    fp,   # (U,) from `curve_counts`
+):
     "Area under straight lines between points of the PR curve, from (0, 1): sklearn's auc(recall, precision), as RTFM and UR-DMU compute it"
     if not tp[-1]: return float("nan")
     p = np.concatenate([[1.0], _precision(tp, fp)])
@@ -167,7 +176,9 @@ def undefined(
     reasons["FAR_R90"] = reasons["FAR"] + [x for x in every if "anomalous" in x]
     return {k: " and ".join(reasons.get(k) or ["undefined"]) for k, v in metrics.items() if np.isnan(v)}
 
-def warn_undefined(reasons):
+def warn_undefined(
+    reasons,   # From `undefined`
+):
     "Say which metrics are NaN, and why"
     if reasons: warnings.warn(f"undefined and NaN: {', '.join(reasons)}; " + "; ".join(f"{k}: {v}" for k, v in reasons.items()), stacklevel=3)
 
@@ -314,7 +325,9 @@ def _snippet_level(s, row, tail):
     _, truth = _frame_level(s, row, tail)
     return s, (np.add.reduceat(truth, np.arange(len(s))*SNIPPET) >= SNIPPET/2).astype(np.int8)
 
-def video_score(s):
+def video_score(
+    s,   # (T,)
+):
     "Mean of the highest T//16 + 1 scores: what UR-DMU's bag loss trains"
     return float(np.sort(s)[-(len(s)//16 + 1):].mean())
 
@@ -332,7 +345,11 @@ def _lineage(table, tail):
         raise InputError("wrong lineage", found=f'scores of lineage "{tail}"', expected=f'"{own[0]}", for which the table was built', fix="build the table again from these features")
     return tail or (own[0] if len(own) else "drop")
 
-def check_order(scores, table, tail="drop"):
+def check_order(
+    scores,       # video -> (T,)
+    table,        # Dataset table of the test videos
+    tail="drop",  # A name in `LINEAGES`
+):
     "Scores whose lengths fit the table only in another order are an `InputError`"
     lengths = [len(scores[v]) for v in table["video"]]
     fits = lambda k, n: k in LINEAGES[check_choice("tail policy or lineage", tail, LINEAGES)][0](n)
