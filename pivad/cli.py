@@ -108,7 +108,10 @@ def list_datasets():
     """Datasets that pivad knows by name."""
     from pivad.benchmarks import BENCHMARKS
     from pivad.datasets import DATASETS
-    for name in DATASETS: click.echo(f"{name:22s}" + (f"{BENCHMARKS[name].citation}; {BENCHMARKS[name].url}" if name in BENCHMARKS else ""))
+    for name in DATASETS:
+        if not (b := BENCHMARKS.get(name)): click.echo(name); continue
+        features = f"features of {b.crops} crops, {b.dim}-d" if b.dim else "no published features"
+        click.echo(f"{name}: train {b.train[0]} normal + {b.train[1]} anomalous, test {b.test[0]} + {b.test[1]}; {len(b.classes)} class{'es'*(len(b.classes) > 1)}; {features}; " + (f"{b.fps:g} fps; " if b.fps == b.fps else "") + f"{b.metric}\n    {b.citation}\n    {b.url}")
 
 # %% ../nbs/31_cli.ipynb #c020
 def table_options(f):
@@ -126,21 +129,22 @@ def build_dataset(name, root, features, lengths, fold):
     from pivad.npy_features import open_store
     store = open_store(features) if features else None
     options = {k: v for k, v in {"features": store, "lengths": lengths}.items() if v is not None}
-    if name == "ucsd_ped2": options.pop("features", None)
     return load_dataset(name, root=root, fold=fold, **options), store
 
 # %% ../nbs/31_cli.ipynb #c021
 @dataset.command()
 @click.argument("name")
 @table_options
-@click.option("--out", type=click.Path(), help="Write the table to this CSV file.")
+@click.option("--out", type=click.Path(), help="CSV file for the table.  [default: NAME.csv]")
 def build(name, root, features, lengths, fold, out):
     """Build the table of dataset NAME, or of a CSV file of one's own."""
     from pivad.datasets import save_table, summary
     data, _ = build_dataset(name, root, features, lengths, fold)
     click.echo(f"{data}\n{summary(data.table)}")
-    for note in data.notes: click.echo(f"note: {note}")
+    for note in data.notes[:10]: click.echo(f"note: {note}")
+    if len(data.notes) > 10: click.echo(f"and {len(data.notes) - 10} more such notes")
     if "lineage" in data.table: click.echo(f"lineage: {data.table['lineage'].iloc[0]}")
+    out = out or (None if name.endswith(".csv") else f"{name}.csv")          # one's own file is not overwritten
     if out: save_table(data.table, out); click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c022
@@ -152,11 +156,12 @@ def build(name, root, features, lengths, fold, out):
 @click.option("--fold", type=int, help="Which fold is the test split.")
 def check(name, root, features, lengths, fold):
     """Compare features with the table of NAME: missing, extra, too short, duplicated. Exit code 1 if there is any problem."""
-    from pivad.benchmarks import check_dataset
+    from pivad.benchmarks import LISTS, check_dataset, listed
     from pivad.npy_features import open_store
-    data, store = build_dataset(name, root, None, lengths, fold)[0], open_store(features)
-    problems = check_dataset(data.table, store)
-    click.echo(problems.to_string(index=False) if len(problems) else f"{len(data.table)} videos, all there and as long as they should be")
+    if name in LISTS and not root: raise InputError(f"{name}: where are its files?", fix="give --annotations")
+    table = listed(name, root, lengths) if name in LISTS else build_dataset(name, root, None, lengths, fold)[0].table
+    problems = check_dataset(table, open_store(features))
+    click.echo(problems.to_string(index=False) if len(problems) else f"{len(table)} videos, all there and as long as they should be")
     if len(problems): sys.exit(1)
 
 # %% ../nbs/31_cli.ipynb #c025
@@ -199,8 +204,10 @@ def train(dataset, root, fold, features, out, teacher, held_out, look_every, loo
 @cli.command()
 @click.argument("model", required=False, type=click.Path(exists=True))
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Instead of MODEL: a state dict of the official UR-DMU code.")
-@click.option("--scores", type=click.Path(exists=True), help="Instead of MODEL: .npy, .csv (video, score) or a folder of .npy files, one a video.")
+@click.option("--scores", type=click.Path(exists=True), help="Instead of MODEL: .npy, .csv (video, score) or a folder of .npy or .csv files, one a video.")
 @click.option("--order", type=click.Path(exists=True, dir_okay=False), help="List of videos in whose order a single .npy of scores was made.")
+@click.option("--truth", type=click.Path(exists=True, dir_okay=False), help="A repository's .npy of frame truth: which lineage it is, and whether it fits the scores and the official events.")
+@click.option("--lengths", type=click.Path(exists=True, dir_okay=False), help="Instead of features, with --scores: a CSV file with video, and n_frames or snippets.")
 @data_options
 @click.option("--ap", type=click.Choice(["step", "trapezoid"]), default="step", help="Definition of AP: sklearn's, or auc(recall, precision).")
 @click.option("--level", type=click.Choice(["frame", "snippet", "video"]), default="frame", help="What is counted; levels are not comparable.")
@@ -210,14 +217,16 @@ def train(dataset, root, fold, features, out, teacher, held_out, look_every, loo
 @click.option("--bootstrap", type=click.IntRange(0), default=1000, help="Resamples for the 95 % intervals over videos; 0 for none.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(), help="Write metrics, intervals and scores to this JSON file.")
-def evaluate(model, checkpoint, scores, order, dataset, root, fold, features, ap, level, smooth, minmax, selection, bootstrap, device, out):
+def evaluate(model, checkpoint, scores, order, truth, lengths, dataset, root, fold, features, ap, level, smooth, minmax, selection, bootstrap, device, out):
     """Metrics of MODEL (a run's folder, or a model file), of a checkpoint or of scores, on the test videos of a dataset."""
     from pivad.evaluation import evaluate_scores
+    from pivad.scores import match_truth
     if sum(x is not None for x in (model, checkpoint, scores)) != 1: raise click.UsageError("give one of MODEL, --checkpoint and --scores")
     if not (scores or features): raise click.UsageError("a model needs --features")
     model, chosen_by = select_model(model, selection)
-    table, found, tail = scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device)
+    table, found, tail = scored_by(model, checkpoint, scores, order, dataset, root, fold, features, lengths, device)
     e = evaluate_scores(found, table, selection=chosen_by, tail=tail, ap=ap, n_bootstrap=bootstrap, level=level, smooth=smooth, minmax=minmax)
+    if truth: e.protocol["truth"] = match_truth(truth, found, table, e.protocol["tail"])
     click.echo(e)
     if out: write_json(out, e.to_dict() | {"scores": e.scores}); click.echo(f"written: {out}")
 
@@ -232,12 +241,12 @@ def select_model(model, selection):
     return str(path), SELECTIONS[selection] + (f", {looks} looks" if selection == "test" else "")
 
 # %% ../nbs/31_cli.ipynb #c031
-def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device):
+def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, lengths, device):
     "(test table, video -> scores, lineage) of whatever is to be evaluated"
     from pivad.evaluation import predict
     from pivad.scores import load_checkpoint, ordered, read_scores
     from pivad.training import check_features, load_model
-    data, store = build_dataset(dataset, root, features, None, fold)
+    data, store = build_dataset(dataset, root, features, lengths, fold)
     table = ordered(data.test, order) if order else data.test
     if scores: return table, *read_scores(scores, table)
     net, info = (load_checkpoint(checkpoint, device), None) if checkpoint else load_model(model, device)
