@@ -87,7 +87,7 @@ def features():
 @click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
 def check(folder, dataset, root):
     """Verify FOLDER: whole files, one T in all arrays, no NaN, made alike, nothing missing."""
-    from pivad.datasets import video_parts
+    from pivad.features import video_parts
     from pivad.features import FeatureStore, check_folder, parts_of
     names = None
     from pivad.study import open_data
@@ -251,7 +251,7 @@ def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, l
     if scores: return table, *read_scores(scores, table)
     net, info = (load_checkpoint(checkpoint, device), None) if checkpoint else load_model(model, device)
     if info: check_features(info, table, store)
-    from pivad.datasets import video_parts
+    from pivad.features import video_parts
     tail = info["features"]["tail"] if info else store.meta(video_parts(table.iloc[0])).get("tail")
     return table, predict(net, table, store, device), tail
 

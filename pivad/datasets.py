@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import atomic_path, check_choice, InputError, SNIPPET, TAILS
+from .features import video_parts
 
 # %% auto #0
-__all__ = ['COLUMNS', 'REQUIRED', 'LINEAGES', 'OTHER_LENGTHS', 'DATASETS', 'parse_events', 'format_events', 'video_parts',
-           'check_table', 'save_table', 'load_table', 'frame_truth', 'covered', 'snippet_counts', 'scored_frames',
-           'Dataset', 'summary', 'dataset_builder', 'dataset_options', 'load_dataset']
+__all__ = ['COLUMNS', 'REQUIRED', 'LINEAGES', 'OTHER_LENGTHS', 'DATASETS', 'parse_events', 'format_events', 'check_table',
+           'save_table', 'load_table', 'frame_truth', 'covered', 'snippet_counts', 'scored_frames', 'Dataset',
+           'summary', 'dataset_builder', 'dataset_options', 'load_dataset']
 
 # %% ../nbs/07_datasets.ipynb #c006
 COLUMNS = {                    # what each column holds; the first six are required
@@ -50,14 +51,6 @@ def format_events(
 ) -> str:
     "Events as a CSV cell; the inverse of `parse_events`"
     return ";".join(f"{s}-{e}" for s, e in events)
-
-# %% ../nbs/07_datasets.ipynb #c014
-def video_parts(
-    row,   # A row of a dataset table
-):         # The video's name, or the list of its clips: what a FeatureStore takes
-    "What to ask the feature store for"
-    parts = row.get("parts")
-    return list(parts) if isinstance(parts, (list, tuple)) else row["video"]
 
 # %% ../nbs/07_datasets.ipynb #c018
 def check_table(

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 import numpy as np, pandas as pd, torch
 from .core import InputError, check_choice, pick_device, rng, SNIPPET
 from .model import score_video
-from .datasets import LINEAGES, frame_truth, scored_frames, video_parts
+from .datasets import LINEAGES, frame_truth, scored_frames
+from .features import video_parts
 
 # %% auto #0
 __all__ = ['AP', 'METRICS', 'LEVELS', 'AGAINST', 'frame_scores', 'Cells', 'count_cells', 'curve_counts', 'roc_auc', 'ap_step',

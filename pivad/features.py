@@ -16,8 +16,8 @@ from .video import CROP_COUNTS, CROPS, find_videos, probe, read_snippets
 
 # %% auto #0
 __all__ = ['BATCH_BYTES', 'IDENTITY', 'check_arrays', 'write_features', 'open_features', 'read_meta', 'read_features', 'parts_of',
-           'FeatureStore', 'batches', 'join', 'load_parts', 'ahead', 'encode', 'extract_video', 'rgb_settings',
-           'finished_arrays', 'Summary', 'try_lock', 'shard_of', 'extract', 'check_folder']
+           'video_parts', 'FeatureStore', 'batches', 'join', 'load_parts', 'ahead', 'encode', 'extract_video',
+           'rgb_settings', 'finished_arrays', 'Summary', 'try_lock', 'shard_of', 'extract', 'check_folder']
 
 # %% ../nbs/05_features.ipynb #c007
 def check_arrays(
@@ -93,8 +93,17 @@ def read_features(
 # %% ../nbs/05_features.ipynb #c017
 def parts_of(
     video, # A name, or the list of names of a joined video
-):
+) -> list:
+    "The names of the files that hold a video"
     return [video] if isinstance(video, str) else list(video)
+
+# %% ../nbs/05_features.ipynb #v000
+def video_parts(
+    row,   # A row of a dataset table
+):         # The video's name, or the list of its clips: what a FeatureStore takes
+    "What to ask the feature store for"
+    parts = row.get("parts")
+    return list(parts) if isinstance(parts, (list, tuple)) else row["video"]
 
 # %% ../nbs/05_features.ipynb #c018
 class FeatureStore:

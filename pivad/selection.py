@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from .core import InputError, check_choice, read_json, rng, seed_from, write_json
 from .evaluation import evaluate_scores, predict, video_score
 from .features import parts_of
-from .datasets import video_parts
+from .features import video_parts
 from .training import describe, save_model, train
 
 # %% auto #0

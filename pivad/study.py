@@ -11,9 +11,9 @@ import pandas as pd
 from fastcore.basics import patch
 from .comparison import Scored, compare as compare_runs
 from .core import InputError, atomic_path, check_choice, rng, write_json
-from .datasets import dataset_options, load_dataset, video_parts
+from .datasets import dataset_options, load_dataset
 from .evaluation import classwise, evaluate_scores, predict
-from .features import parts_of
+from .features import parts_of, video_parts
 from .npy_features import open_store
 from .selection import SELECTIONS, chosen, read_looks, selected, train_selected
 from .training import FREE, TrainConfig, load_model, make_config

@@ -13,7 +13,7 @@ from torch import nn
 from .core import InputError, atomic_path, check_choice, pick_device, read_json, rng, seed_everything, seed_from, write_json
 from .bags import bag_loader
 from .cmi import TAU, same_snippets
-from .datasets import video_parts
+from .features import video_parts
 from .model import build_pivad, build_teacher, freeze, induction_losses
 from .weights import load_matching
 
@@ -231,6 +231,7 @@ def _accelerator(cfg):
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, PartialState
     device = pick_device(cfg.device)
+    if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)                     # accelerate takes the current one
     mixed = cfg.mixed_precision
     if mixed == "auto": mixed = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     if not PartialState().use_distributed: AcceleratorState._reset_state(reset_partial_state=True)   # a notebook may train twice, with other settings
