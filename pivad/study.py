@@ -7,7 +7,7 @@ from __future__ import annotations
 import ast, hashlib, json, os, shutil, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-import pandas as pd
+import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .comparison import Scored, compare as compare_runs
 from .core import InputError, atomic_path, check_choice, rng, write_json
@@ -21,7 +21,8 @@ from .training import FREE, TrainConfig, load_model, make_config
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
-           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding', 'provenance']
+           'overall', 'beside_paper', 'paired', 'three_selections', 'imagine', 'explained_variance', 'variant_plot',
+           'finding', 'provenance']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(*things) -> str:
@@ -328,6 +329,43 @@ def classwise(self:Study, variants, draws=200) -> pd.DataFrame:
         out.append(part.assign(variant=v.name, fold=fold, seed=seed))
     return pd.concat(out, ignore_index=True)
 
+# %% ../nbs/24_study.ipynb #n002
+@torch.no_grad()
+def imagine(
+    model,  # `PIVAD`, in eval mode
+    table,  # Videos
+    store,  # FeatureStore with their modalities
+):          # Inductor -> modality -> (N, d_j) generated, and modality -> (N, d_j) real
+    "What the PMGs make of the RGB features of all snippets, and what was there"
+    device, names = next(model.parameters()).device, list(model.modalities)
+    pseudo, real = {p: {m: [] for m in names} for p in model.inductors}, {m: [] for m in names}
+    for _, row in table.iterrows():
+        arrays = store.load(video_parts(row), ["rgb", *names])
+        induced = model.induce(torch.as_tensor(arrays["rgb"][:1]).to(device))[1]               # (1, T, D), the first crop
+        for m in names:
+            real[m].append(arrays[m])
+            for p in pseudo: pseudo[p][m].append(model.restore(induced[p].pseudo)[m][0].cpu().numpy())
+    join = lambda d: {m: np.concatenate(x).astype(np.float64) for m, x in d.items()}
+    return {p: join(x) for p, x in pseudo.items()}, join(real)
+
+def explained_variance(
+    pseudo,  # Modality -> (N, d_j), generated
+    real,    # Modality -> (N, d_j)
+) -> dict:   # Modality -> at most 1
+    "Share of the real embeddings' variance that the generated ones explain"
+    return {m: float(1 - ((e - pseudo[m])**2).sum()/((e - e.mean(0))**2).sum()) for m, e in real.items()}
+
+# %% ../nbs/24_study.ipynb #n003
+@patch
+def pmg_quality(self:Study, variants) -> pd.DataFrame:
+    "One row a run and inductor: explained variance of each modality on the test videos, in per cent; after `train`"
+    out = []
+    for v, fold, seed in self.jobs(variants):
+        model, _ = load_model(selected(self.folders[v.name, fold, seed], v.kind), self.device)
+        pseudo, real = imagine(model, self.data[fold].test, self.store)
+        out += [{"variant": v.name, "inductor": p, "fold": fold, "seed": seed} | {m: 100*x for m, x in explained_variance(e, real).items()} for p, e in pseudo.items()]
+    return pd.DataFrame(out)
+
 # %% ../nbs/24_study.ipynb #c075
 def variant_plot(
     rows,            # From `Study.run`
@@ -375,10 +413,10 @@ def _wilcoxon(d):
 # %% ../nbs/24_study.ipynb #c081
 def provenance() -> dict:
     "Versions, machine and, in a clone, commit: what a number was measured with"
-    import platform, subprocess, numpy, pivad, torch
+    import platform, subprocess, pivad
     git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True) if shutil.which("git") else None
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPU threads"
-    return {"versions": {"pivad": pivad.__version__, "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()},
+    return {"versions": {"pivad": pivad.__version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
             "machine": machine, "commit": git.stdout.strip() if git and git.returncode == 0 else ""}
 
 @patch
