@@ -24,7 +24,9 @@ def cli():
     """
 
 # %% ../nbs/31_cli.ipynb #c008
-def main(args=None):
+def main(
+    args=None, # Words of the command line; None: those of this process
+):
     "Entry point of the `pivad` command"
     try: sys.exit(cli.main(args, prog_name="pivad", standalone_mode=False))
     except click.exceptions.Abort: click.echo("interrupted; run the same command again to continue", err=True); sys.exit(130)
@@ -38,7 +40,9 @@ class Names(click.ParamType):
     def convert(self, value, param, ctx): return value if isinstance(value, (tuple, list)) else tuple(v.strip() for v in value.split(",") if v.strip())
 
 # %% ../nbs/31_cli.ipynb #c011
-def data_options(f):
+def data_options(
+    f, # Function of a command
+):
     "--dataset, --root, --fold and --features"
     for option in reversed([
         click.option("--dataset", required=True, help="A name that pivad knows (surveillance_fights, ucsd_ped2), or a CSV file with a row a video."),
@@ -114,7 +118,9 @@ def list_datasets():
         click.echo(f"{name}: train {b.train[0]} normal + {b.train[1]} anomalous, test {b.test[0]} + {b.test[1]}; {len(b.classes)} class{'es'*(len(b.classes) > 1)}; {features}; " + (f"{b.fps:g} fps; " if b.fps == b.fps else "") + f"{b.metric}\n    {b.citation}\n    {b.url}")
 
 # %% ../nbs/31_cli.ipynb #c020
-def table_options(f):
+def table_options(
+    f, # Function of a command
+):
     "Where a table comes from"
     for option in reversed([
         click.option("--annotations", "--root", "root", type=click.Path(exists=True), help="Folder of the dataset's own files."),
@@ -123,7 +129,13 @@ def table_options(f):
         click.option("--fold", type=int, help="Which fold is the test split.")]): f = option(f)
     return f
 
-def build_dataset(name, root, features, lengths, fold):
+def build_dataset(
+    name,     # In `DATASETS`, or a CSV file
+    root,     # Folder of the dataset's own files
+    features, # Feature folder
+    lengths,  # CSV file with lengths
+    fold,     # Which fold is the test split
+):
     "(Dataset, feature store or None)"
     from pivad.datasets import load_dataset
     from pivad.npy_features import open_store
@@ -231,7 +243,10 @@ def evaluate(model, checkpoint, scores, order, truth, lengths, dataset, root, fo
     if out: write_json(out, e.to_dict() | {"scores": e.scores}); click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c030
-def select_model(model, selection):
+def select_model(
+    model,     # A run's folder, or a model file
+    selection, # A name in `SELECTIONS`
+):
     "The model file that a selection means, and what the protocol says of it"
     from pivad.selection import SELECTIONS, read_looks, selected
     if model is None or Path(model).is_file(): return model, "as given"
@@ -241,7 +256,18 @@ def select_model(model, selection):
     return str(path), SELECTIONS[selection] + (f", {looks} looks" if selection == "test" else "")
 
 # %% ../nbs/31_cli.ipynb #c031
-def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, lengths, device):
+def scored_by(
+    model,      # A run's folder, or a model file
+    checkpoint, # A published checkpoint of UR-DMU
+    scores,     # File or folder of scores
+    order,      # List of videos in the scores' order
+    dataset,    # Name or CSV file
+    root,       # The dataset's own files
+    fold,       # Which fold is tested
+    features,   # Feature folder
+    lengths,
+    device,     # As in `pick_device`
+):
     "(test table, video -> scores, lineage) of whatever is to be evaluated"
     from pivad.evaluation import predict
     from pivad.scores import load_checkpoint, ordered, read_scores
@@ -276,13 +302,19 @@ def detect(video, model, out, threshold, rgb, batch_size, plot, device):
     click.echo(f"written: {folder}")
 
 # %% ../nbs/31_cli.ipynb #c036
-def literal(text):
+def literal(
+    text, # As typed
+):
     "A value as Python writes it, or the text itself"
     import ast
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return text
 
-def assignments(ctx, param, values):
+def assignments(
+    ctx,    # click's context
+    param,  # click's parameter
+    values, # name=value each
+):
     "name=value, several times, as a dict"
     if wrong := [v for v in values if "=" not in v]: raise click.BadParameter(f"{wrong[0]!r} is not name=value")
     return {k.strip(): literal(v) for k, v in (x.split("=", 1) for x in values)}

@@ -26,12 +26,17 @@ def find_notebooks(
     return found
 
 # %% ../nbs/25_runs.ipynb #c008
-def notebook_parameters(path) -> dict:
+def notebook_parameters(
+    path, # Notebook with a cell tagged parameters
+) -> dict:
     "name -> default, of a notebook's parameters cell"
     papermill = require("papermill", "notebooks")
     return {k: v["default"] for k, v in papermill.inspect_notebook(str(path)).items()}
 
-def check_parameters(path, parameters):
+def check_parameters(
+    path,       # Notebook
+    parameters, # name -> value
+):
     "`parameters`, if the notebook has them all"
     known = notebook_parameters(path)
     for k in parameters: check_choice(f"parameter of {Path(path).name}", k, known)
@@ -40,13 +45,19 @@ def check_parameters(path, parameters):
 # %% ../nbs/25_runs.ipynb #c014
 PATHS = ("root", "features", "runs", "out", "results")   # parameters that say where something is
 
-def all_parameters(path, parameters:dict) -> dict:
+def all_parameters(
+    path,            # Notebook
+    parameters:dict, # name -> value, of those that differ from the defaults
+) -> dict:
     "The notebook's defaults, overridden; paths are relative to the notebook's folder, and absolute here"
     values = {k: ast.literal_eval(v) for k, v in notebook_parameters(path).items()} | check_parameters(path, parameters)
     return {k: str((Path(path).parent/v).resolve()) if k in PATHS and v else v for k, v in values.items()}
 
 # %% ../nbs/25_runs.ipynb #c015
-def result_key(path, values:dict) -> str:
+def result_key(
+    path,        # Notebook
+    values:dict, # name -> value, of all its parameters
+) -> str:
     "Digest of a notebook's code, of pivad's, of all parameters and of the data they name"
     cells = ["".join(c["source"]) for c in read_json(path)["cells"] if c["cell_type"] == "code"]
     package = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
@@ -75,7 +86,10 @@ def execute(
     write_notebook(out, read_json(running)); running.unlink()
 
 # %% ../nbs/25_runs.ipynb #c020
-def write_notebook(path, nb:dict):
+def write_notebook(
+    path,    # Where to
+    nb:dict, # Executed, as JSON
+):
     "Write an executed notebook without papermill's notes, which hold paths and times"
     nb["metadata"].pop("papermill", None)
     for c in nb["cells"]: c["metadata"] = {k: v for k, v in c["metadata"].items() if k == "tags"}
@@ -149,7 +163,12 @@ def rerun(
     return jobs
 
 # %% ../nbs/25_runs.ipynb #c028
-def plan(notebooks:dict, parameters:dict, out, tag="") -> list:
+def plan(
+    notebooks:dict,  # name -> path
+    parameters:dict, # name -> value, for those notebooks that have it
+    out,             # Folder of the results
+    tag="",          # Put behind each result's name, such as the dataset
+) -> list:
     "A job a notebook; paths among the parameters are relative to here; a parameter that none of them has is an error"
     known = {n: notebook_parameters(p) for n, p in notebooks.items()}
     every = sorted(set().union(*known.values()))
@@ -158,7 +177,11 @@ def plan(notebooks:dict, parameters:dict, out, tag="") -> list:
     return [Job(n, p, given(n, p), out/(f"{n}-{tag}" if tag else n)) for n, p in notebooks.items()]
 
 # %% ../nbs/25_runs.ipynb #c029
-def work(jobs, workers, threads):
+def work(
+    jobs,    # From `plan`, in the order of starting
+    workers, # Notebooks at once
+    threads, # CPU threads of each
+):
     "Start jobs as workers become free, and show how far each is"
     from tqdm import tqdm
     waiting, running, bars = list(jobs), [], {}
@@ -175,7 +198,10 @@ def work(jobs, workers, threads):
         for job in running: job.process.terminate()
 
 # %% ../nbs/25_runs.ipynb #c030
-def show(bar, p):
+def show(
+    bar, # A tqdm bar
+    p,   # done, total and cached, as `report_progress` leaves them
+):
     "Draw a job's progress; runs from the cache do not count in its speed, so that the time left is that of real training"
     if (p["done"], p["total"]) == (bar.n, bar.total): return
     bar.total, bar.initial, bar.n = p["total"], p["cached"], p["done"]
@@ -240,7 +266,9 @@ def against_paper(
             "| experiment | row | metric | paper | measured | same sign |", "|---|---|---|---|---|---|", *lines, "", WHY]
 
 # %% ../nbs/25_runs.ipynb #c037
-def describe_record(r:dict) -> str:
+def describe_record(
+    r:dict, # Of an experiment, as `Study.record` makes it
+) -> str:
     "One paragraph: dataset, settings, seeds, versions, time"
     settings = r.get("base") or {k: v for k, v in r.get("config", {}).items() if k in ("preset", "modalities", "segments", "batch_size", "lr", "warmup_steps", "steps")}
     parts = [f"Dataset {r.get('dataset')}, selection: {r.get('selection')}", f"{len({x['seed'] for x in r['rows']})} seeds, {len({x['fold'] for x in r['rows']})} folds"] if r.get("rows") else []
@@ -248,7 +276,9 @@ def describe_record(r:dict) -> str:
     parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items()), r.get("machine", ""), f"commit {r['commit']}" if r.get("commit") else "", f"{r['seconds']:.0f} s" if "seconds" in r else ""]
     return ". ".join(p for p in parts if p) + "."
 
-def markdown_tables(table:dict) -> list:
+def markdown_tables(
+    table:dict, # row -> column -> text
+) -> list:
     "Lines of a Markdown table of row -> column -> text; one table each where it is nested once more"
     if not table: return []
     if isinstance(next(iter(next(iter(table.values())).values())), dict): return [line for k, t in table.items() for line in (f"{k}:", "", *markdown_tables(t), "")]

@@ -25,7 +25,9 @@ __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'd
            'finding', 'provenance']
 
 # %% ../nbs/24_study.ipynb #c007
-def digest(*things) -> str:
+def digest(
+    *things, # Bytes, or what JSON can hold
+) -> str:
     "Twelve hexadecimal digits for bytes, or for anything JSON can hold"
     h = hashlib.sha256()
     for x in things: h.update(x if isinstance(x, bytes) else json.dumps(x, sort_keys=True).encode())
@@ -35,7 +37,9 @@ def digest(*things) -> str:
 TRAINS = ("core", "features", "bags", "urdmu", "pmg", "cmi", "model", "training", "selection")   # modules that a training passes through
 SCORES = ("evaluation", "datasets")                                                 # and those between a model and its metrics
 
-def code_digest(modules=TRAINS) -> str:
+def code_digest(
+    modules=TRAINS, # Names of pivad's modules
+) -> str:
     "Digest of the modules' syntax trees: a comment changes nothing"
     return digest(*(ast.dump(ast.parse((Path(__file__).parent/f"{m}.py").read_text("utf-8"))) for m in modules))
 
@@ -79,7 +83,9 @@ class Variant:
 UR_DMU = Variant("UR-DMU", kind="teacher")
 PI_VAD = Variant("π-VAD")
 
-def control(base:dict) -> Variant:
+def control(
+    base:dict, # Settings of the study
+) -> Variant:
     "π-VAD's architecture without any auxiliary loss, trained as long: what the additional parameters alone are worth"
     steps = base.get("warmup_steps", TrainConfig.warmup_steps) + base.get("steps", TrainConfig.steps)
     return Variant("no auxiliary loss", dict(pmg=0., lambda_1=0., lambda_2=0., warmup_steps=0, steps=steps, teacher_steps=steps))
@@ -99,8 +105,8 @@ def run_folder(
     runs,        # Folder of all runs
     cfg,         # TrainConfig
     data,        # `data_digest` of the training and of the test videos
-    kind="student",
-    selecting=Selecting(),
+    kind="student",  # "teacher" or "student"
+    selecting=Selecting(),  # How a step is chosen; decides what is trained on
 ) -> Path:
     "Where the run with these settings on this data lies"
     settings = {k: v for k, v in asdict(cfg).items() if k not in FREE and (kind == "student" or k in TEACHER_ONLY)}
@@ -113,7 +119,7 @@ def trained(
     store,            # FeatureStore
     runs,             # Folder of all runs
     kind="student",   # "teacher" stops after stage 0
-    selecting=Selecting(),
+    selecting=Selecting(),  # Videos held out, and when to look
     wait=True,        # False: a `filelock.Timeout` if another process is training it
     digests=None,     # `data_digest` of training and test videos, if they are known already
 ) -> Path:            # The run's folder
@@ -240,7 +246,11 @@ def rows(self:Study, variants) -> pd.DataFrame:
                          for v, fold, seed in self.jobs(variants)])
 
 # %% ../nbs/24_study.ipynb #c045
-def report_progress(done, total, cached):
+def report_progress(
+    done,   # Runs finished
+    total,  # Runs in all
+    cached, # Of the finished ones, those that were there before
+):
     "Leave word for whoever started this notebook"
     if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total, "cached": cached})
 
@@ -266,7 +276,7 @@ def beside_paper(
 def paired(
     rows,                # From `Study.run`
     reference="UR-DMU",  # Variant to compare with
-    metrics=("AUC", "AUC_A"),
+    metrics=("AUC", "AUC_A"),  # Columns to compare
 ) -> pd.DataFrame:
     "Each variant minus the reference: mean, standard deviation over fold and seed, in how many of the pairs it is ahead"
     wide, out = rows.set_index(["variant", "fold", "seed"]), {}
