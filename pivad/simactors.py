@@ -557,6 +557,7 @@ def draw_puffs(canvas, puffs, t):
         alpha *= np.clip((canvas.depth[w] - z[j])/(.4*puffs.radius[t, i] + .05) + .5, 0, 1)
         alpha = np.clip(alpha, 0, 1)[..., None]
         rgb = puffs.colour[t, i]*(1 if puffs.glow else ambient)
+        np.minimum(canvas.colour[w], 1.1, out=canvas.colour[w])          # what already shines white may still be covered
         canvas.colour[w] += alpha*(rgb - canvas.colour[w]*(1 - .5*puffs.glow))
         thick = alpha[..., 0] > .5
         canvas.depth[w][thick], canvas.ident[w][thick], canvas.flow[w][thick] = z[j], CLASSES.index("fire")*1000, 0
@@ -568,7 +569,8 @@ def shine(canvas, glow, t):
     if p < .01: return
     to = np.asarray(glow.place, np.float32) - np.asarray(canvas.static.camera.eye, np.float32) - canvas.static.rays*canvas.depth[..., None]
     d2 = (to*to).sum(-1) + .6
-    canvas.colour *= 1 + (p/d2/(np.mean(canvas.static.light.sky_rgb) + .25*np.mean(canvas.static.light.sun_rgb)))[..., None]*np.asarray(glow.colour, np.float32)
+    gain = p/d2/(np.mean(canvas.static.light.sky_rgb) + .25*np.mean(canvas.static.light.sun_rgb))
+    canvas.colour *= 1 + (gain/(1 + gain/4))[..., None]*np.asarray(glow.colour, np.float32)          # the camera's exposure gives way
 
 # %% ../nbs/09_simactors.ipynb #c051
 LIMBS = [(J[a], J[b], r) for a, b, r, _, _ in RODS if a != b and "toe" not in b] + [(J["neck"], J["hair"], .06)]

@@ -13,12 +13,12 @@ from .simscenes import CARS, CLERK, HOURS, Scene, scene, view
 from .simworld import FPS
 
 # %% auto #0
-__all__ = ['EPISODES', 'Play', 'guard', 'punch', 'kick', 'fall', 'get_up', 'talk', 'step', 'smoke', 'flames', 'flicker', 'flash',
-           'passer', 'group', 'sitter', 'queue', 'rush', 'ride', 'clear', 'vehicle', 'traffic', 'parking', 'railway',
-           'sliding_door', 'meet', 'fighting', 'hugging', 'assault', 'helping', 'robbery', 'handing', 'shoplifting',
-           'shopping', 'vandalism', 'cleaning', 'accident', 'braking', 'bystanders', 'explosion', 'steam', 'arson',
-           'grilling', 'shooting', 'photographing', 'falling', 'kneeling', 'background', 'write_play', 'make_world',
-           'film']
+__all__ = ['EPISODES', 'LOUD', 'Play', 'guard', 'punch', 'kick', 'fall', 'get_up', 'writhe', 'first_aid', 'talk', 'step', 'smoke',
+           'flames', 'flicker', 'flash', 'passer', 'group', 'sitter', 'queue', 'rush', 'ride', 'clear', 'vehicle',
+           'traffic', 'parking', 'railway', 'sliding_door', 'meet', 'debris', 'strike', 'fighting', 'hugging',
+           'assault', 'helping', 'robbery', 'handing', 'shoplifting', 'shopping', 'vandalism', 'cleaning', 'accident',
+           'braking', 'bystanders', 'explosion', 'steam', 'arson', 'grilling', 'shooting', 'photographing', 'falling',
+           'kneeling', 'background', 'write_play', 'make_world', 'film']
 
 # %% ../nbs/09_simevents.ipynb #c006
 @dataclass
@@ -91,6 +91,21 @@ def fall(p, back=True, s=.6):
     return p.pose(s*.45, crouch=.5, arm_l=.9, arm_r=.6).pose(s*.55, tilt=-1.5 if back else 1.5, crouch=.12, arm_l=2.7*(not back), arm_r=.2, side_l=.7, side_r=.5, lean=0.)
 
 def get_up(p): return p.pose(.7, tilt=0., crouch=.9, arm_l=.5, arm_r=.5).pose(.8, crouch=0., arm_l=0., arm_r=0., side_l=0., side_r=0.)
+
+def writhe(p, seconds, g):
+    "Somebody on the ground rolls, draws up the legs and reaches up"
+    end = p.t + seconds
+    while p.t < end:
+        side = "lr"[g.integers(2)]
+        p.pose(g.uniform(.3, .6), **{f"arm_{side}": g.uniform(.3, 2.2), f"elbow_{side}": g.uniform(0, 1.2), f"kick_{side}": g.uniform(.2, 1.1), f"knee_{side}": g.uniform(.3, 1.6)}, roll=g.uniform(-.35, .35), twist=g.uniform(-.5, .5))
+        p.pose(g.uniform(.3, .6), **{f"arm_{side}": .2, f"kick_{side}": 0., f"knee_{side}": 0.}).wait(g.uniform(0, .7))
+    return p.pose(.3, **{k: 0. for k in ("roll", "twist", "elbow_l", "elbow_r", "kick_l", "kick_r", "knee_l", "knee_r")})
+
+def first_aid(p, end):
+    "Kneel and press, twice a second, until `end`"
+    p.pose(.6, crouch=.9, arm_r=.9, arm_l=.9, lean=.3)
+    while p.t < end: p.pose(.25, lean=.75).pose(.25, lean=.3)
+    return p
 
 # %% ../nbs/09_simevents.ipynb #c010
 def talk(p, seconds, g):
@@ -279,24 +294,44 @@ def meet(play, t, gap=.9, **looks):
     return a, b, at, d
 
 # %% ../nbs/09_simevents.ipynb #c026
+def debris(play, place, t, count=14, spread=.6, colours=((.5, .5, .5), (.15, .15, .16), (.4, .3, .2))):
+    "Pieces that lie about from time t on"
+    faces = []
+    for _ in range(count):
+        (x, y), s, rgb = play.g.normal(0, spread, 2), play.g.uniform(.04, .13), colours[play.g.integers(len(colours))]
+        faces += block((x - s, y - .7*s, 0), (x + s, y + .7*s, .6*s), rgb)
+    poses = np.tile([place[0], place[1], 0., 0.], (play.n + 1, 1))
+    play.solids.append(Solid(faces, "furniture", poses, max(round(t*FPS), 0), play.n + 1, words="debris on the ground"))
+
+def strike(play, x, y, d, s):
+    "x hits, kicks or pushes y, who staggers in direction s*d"
+    y.t = x.t = max(x.t, y.t)
+    hit = play.g.random()
+    if hit < .5: punch(x, "lr"[play.g.integers(2)])
+    elif hit < .8: kick(x, "lr"[play.g.integers(2)])
+    else: x.pose(.15, arm_l=1.45, arm_r=1.45, elbow_l=.2, elbow_r=.2, lean=.5); guard(x, .2)
+    y.wait(.1).pose(.12, lean=-.45, twist=play.g.uniform(-.6, .6), bend=play.g.uniform(-.3, .3)).pose(.2, lean=.2, twist=0., bend=0.)
+    if play.g.random() < .6: m = play.g.uniform(.2, .5)*s; step(y, d, m); step(x, d, m*.9)
+
 def fighting(play, t):
-    "Two argue, then strike, kick and push each other; both leave"
+    "Two argue, then strike, kick and push each other, often with a third; one goes down, is kicked, and lies there"
+    g = play.g
     a, b, at, d = meet(play, t - 1.5, .95)
-    talk(a, 1.5, play.g), talk(b, 1.5, play.g)
-    start, seconds = a.t, play.g.uniform(5, 8.5)
+    talk(a, 1.5, g), talk(b, 1.5, g)
+    start, seconds = a.t, g.uniform(.26, .4)*play.end
     guard(a), guard(b)
-    while a.t < start + seconds:
-        x, y, s = (a, b, 1) if play.g.random() < .55 else (b, a, -1)
-        y.t = x.t = max(x.t, y.t)
-        hit = play.g.random()
-        if hit < .62: punch(x, "lr"[play.g.integers(2)])
-        elif hit < .85: kick(x, "lr"[play.g.integers(2)])
-        else: x.pose(.15, arm_l=1.45, arm_r=1.45, elbow_l=.2, elbow_r=.2); guard(x, .2)
-        y.wait(.1).pose(.12, lean=-.3, twist=play.g.uniform(-.4, .4)).pose(.2, lean=.12, twist=0.)
-        if play.g.random() < .45: m = play.g.uniform(.15, .4)*s; step(y, d, m); step(x, d, m*.9)
-    for p in (a, b): p.label("fights with another person", start, max(a.t, b.t))
-    play.events.append((start, max(a.t, b.t)))
-    play.depart(a.rest(.4), play.g.uniform(1.4, 3.2)), play.depart(b.rest(.4).wait(play.g.uniform(.3, 2)))
+    if g.random() < .6:
+        c = play.arrive(at + .9*np.array([-d[1], d[0]]), start + 1.5, speed=2.6).face(at); guard(c)
+        while c.t < start + seconds: punch(c, "lr"[g.integers(2)]) if g.random() < .6 else kick(c); c.wait(g.uniform(0, .3))
+        c.label("fights with another person", start + 1.5); play.depart(c.rest(.3), 3.)
+    while a.t < start + seconds: strike(play, *((a, b) if g.random() < .5 else (b, a)), d, 1 if g.random() < .5 else -1)
+    winner, loser = (a, b) if g.random() < .5 else (b, a)
+    winner.t = loser.t = max(a.t, b.t); fall(loser); down = loser.t
+    for _ in range(g.integers(3, 7)): winner.wait(.15); kick(winner)
+    winner.label("fights with another person", start); loser.label("fights with another person", start, down)
+    play.depart(winner.rest(.4), g.uniform(2.4, 3.6))
+    writhe(loser, g.uniform(5, 10), g).label("lies on the ground after a fight", down)
+    play.events.append((start, loser.t)); play.depart(get_up(loser).rest(.4), .9)
 
 # %% ../nbs/09_simevents.ipynb #c027
 def hugging(play, t):
@@ -322,18 +357,19 @@ def hugging(play, t):
 def assault(play, t):
     "Somebody runs up to a standing person, strikes until they fall, kicks, and runs away"
     at, d = play.stage()
-    v = play.arrive(at, t - play.g.uniform(2, 5)).face(at + [0, -3])
-    a = play.arrive(at - d*.75, t, speed=play.g.uniform(1.4, 3.2)).face(at)
+    g = play.g
+    v = play.arrive(at, t - g.uniform(2, 5)).face(at + [0, -3])
+    a = play.arrive(at - d*.75, t, speed=g.uniform(1.8, 3.2)).face(at)
     start = a.t
     v.t = max(v.t, start); v.face(at - d, .2); guard(a, .15)
-    for _ in range(play.g.integers(2, 5)): punch(a, "lr"[play.g.integers(2)]); v.wait(.05).pose(.12, lean=-.35).pose(.16, lean=.1)
-    v.t = a.t; fall(v)
-    for _ in range(play.g.integers(2, 5)): a.wait(.15); kick(a)
+    for _ in range(g.integers(5, 10)): strike(play, a, v, d, 1)
+    v.t = a.t = max(a.t, v.t); fall(v); down = v.t
+    for _ in range(g.integers(6, 12)): a.wait(.12); kick(a, "lr"[g.integers(2)])
     a.label("attacks a person", start); a.rest(.3)
-    v.label("is attacked and lies on the ground", start, v.t + 6)
-    play.depart(a, play.g.uniform(2.6, 3.8))
-    v.t = max(v.t, a.t - 6) + play.g.uniform(2.5, 5); get_up(v)
-    play.events.append((start, v.t - .8)); play.depart(v.rest(.4), .9)
+    play.depart(a, g.uniform(2.8, 3.8))
+    writhe(v, a.t - down, g); writhe(v, g.uniform(4, 8) if g.random() < .4 else play.end - v.t, g)
+    v.label("is attacked and lies on the ground", start); play.events.append((start, min(v.t, play.end)))
+    play.depart(get_up(v).rest(.4), .9)
 
 # %% ../nbs/09_simevents.ipynb #c029
 def helping(play, t):
@@ -352,21 +388,22 @@ def helping(play, t):
 
 # %% ../nbs/09_simevents.ipynb #c030
 def robbery(play, t):
-    "Somebody snatches a bag, struggles and runs off with it; the owner runs after"
+    "Somebody snatches a bag, struggles, knocks the owner down and runs off; the owner gets up and runs after"
     at, d = play.stage()
     v = play.arrive(at, t - play.g.uniform(1, 4), backpack=None).face(at + [0, -3])
     a = play.arrive(at - d*.6, t, speed=play.g.uniform(1.2, 2.6)).face(at)
     start = a.t
     v.t = max(v.t, start)
     a.pose(.2, arm_r=.9, elbow_r=.1, lean=.4)
-    for _ in range(play.g.integers(2, 5)): a.pose(.14, lean=-.15, arm_r=.8).pose(.14, lean=.35); v.pose(.14, lean=.35, arm_l=.8).pose(.14, lean=-.1, arm_l=.5)
+    for _ in range(play.g.integers(6, 12)): a.pose(.14, lean=-.15, arm_r=.8).pose(.14, lean=.35); v.pose(.14, lean=.35, arm_l=.8).pose(.14, lean=-.1, arm_l=.5)
     took = a.t
+    v.t = max(v.t, took); punch(a); fall(v)
     a.label("snatches a bag and runs", start, took + 3)
     a.rest(.15); play.depart(a, play.g.uniform(3.2, 4.4))
-    v.wait(.3).pose(.2, arm_l=1.5, arm_r=1.3).label("is robbed and runs after the thief", start, took + 3)
-    v.rest(.2).walk(tuple(at + d*-2.2), speed=2.6).wait(play.g.uniform(.8, 2)); play.depart(v)
+    writhe(v, play.g.uniform(5, 9), play.g).label("is robbed and lies on the ground", start)
+    get_up(v).pose(.3, arm_l=2.6, arm_r=2.6).wait(.5).rest(.3); play.depart(v, 2.8); v.label("runs after a thief", v.t - 5)
     play.things.append((bag((.3, .06, .05), (.36, .18, .3)), [(v.since - 1, v, "left"), (took, a, "right")], "a bag"))
-    play.events.append((start, min(a.t, took + 4.5)))
+    play.events.append((start, min(v.t - 3, play.end)))
 
 # %% ../nbs/09_simevents.ipynb #c031
 def handing(play, t):
@@ -387,18 +424,20 @@ def handing(play, t):
 def _reach(p, high): return p.pose(.45, arm_r=.9 + .8*high, elbow_r=.15, lean=.15).wait(.2).pose(.4, arm_r=.35, elbow_r=1.3, lean=0.)
 
 def shoplifting(play, t):
-    "Takes goods, looks round, hides them under the coat, and leaves past the counter"
-    x, y, to = play.scene.shelves[play.g.integers(len(play.scene.shelves))]
+    "Looks round, crouches, sweeps goods off the shelf and hides them under the coat, time and again, and runs out"
+    g = play.g
+    x, y, to = play.scene.shelves[g.integers(len(play.scene.shelves))]
     p = play.arrive((x, y), t, skirt=(.06, .06, .07)).face(to)
-    p.wait(play.g.uniform(1, 2.5)); start = p.t
-    for _ in range(play.g.integers(2, 4)):
-        took = p.t + .55
-        _reach(p, play.g.random())
-        p.pose(.25, look=1.2).wait(.3).pose(.4, look=-1.2).pose(.2, look=0.)
-        p.pose(.35, arm_r=.25, elbow_r=2.3, twist=.3, lean=.25, side_r=-.2).wait(.25)
-        play.things.append((block((-.06, -.04, 0), (.06, .04, .2), tuple(play.g.uniform(.1, .7, 3))), [(took, p, "right"), (p.t - .1, None, "")], "goods"))
-        p.rest(.35).wait(play.g.uniform(.2, .8))
-    play.depart(p, play.g.uniform(1.3, 1.9)); p.label("hides goods under the coat and leaves without paying", start)
+    p.wait(g.uniform(.5, 1.5)); start = p.t
+    for i in range(g.integers(5, 8)):
+        took, low = p.t + .55, g.uniform(.5, 1.)*(g.random() < .7)
+        p.pose(.4, crouch=low); _reach(p, g.random())
+        p.pose(.25, look=1.4, twist=.4).wait(.2).pose(.4, look=-1.4, twist=-.4).pose(.2, look=0., twist=0.)
+        for _ in range(2): p.pose(.22, arm_r=.25, elbow_r=2.3, arm_l=.4, elbow_l=2., twist=.5, lean=.6, side_r=-.2).pose(.2, lean=.2, twist=-.2)
+        play.things.append((block((-.07, -.05, 0), (.07, .05, .24), tuple(g.uniform(.1, .7, 3))), [(took, p, "right"), (p.t - .1, None, "")], "goods"))
+        p.rest(.3)
+        if i == 1: debris(play, (x, y - .35), p.t, 10, .3, ((.6, .1, .1), (.1, .2, .6), (.6, .5, .1)))
+    play.depart(p, g.uniform(2.8, 3.6)); p.label("hides goods under the coat and runs out without paying", start)
     play.events.append((start, min(p.t, play.end)))
 
 # %% ../nbs/09_simevents.ipynb #c033
@@ -421,18 +460,25 @@ def shopping(play, t):
 
 # %% ../nbs/09_simevents.ipynb #c034
 def vandalism(play, t):
-    "Kicks and hits a machine, a wall or a parked car; splinters fly"
+    "One or two kick and hit a machine, a wall or a parked car; splinters fly, pieces lie about, something smokes"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
-    p = play.arrive((x, y), t).face(to); start = p.t
-    hits, bat = [], play.g.random() < .5
-    if bat: play.things.append((block((-.03, -.03, -.1), (.03, .03, .75), (.3, .18, .08)), [(p.since - 1, p, "right")], "a stick"))
-    for _ in range(play.g.integers(6, 12)):
-        if bat and play.g.random() < .7: p.pose(.3, arm_r=2.7, elbow_r=.5, lean=-.15); p.pose(.13, arm_r=.9, elbow_r=.1, lean=.4); hits.append(p.t); p.pose(.2, lean=0.)
-        else: kick(p, "lr"[play.g.integers(2)]); hits.append(p.t - .24)
-        p.wait(play.g.uniform(.05, .5))
-    p.label("damages things with kicks and blows", start); play.events.append((start, p.t))
-    for h in hits[::2]: play.puffs.append(smoke(play.g, play.n, (*(np.array([x, y])*.4 + np.array(to)*.6), .8), h, h + .12, .14, -.9, (.6, .6, .62), 60, .5, .8, .6, "splinters"))
-    play.depart(p.rest(.3), play.g.uniform(1.3, 3.4))
+    g, hits = play.g, []
+    spot, ends = np.array([x, y])*.4 + np.array(to)*.6, []
+    for i in range(1 + (g.random() < .6)):
+        p = play.arrive((x - .9*i, y - .1*i), t + i).face(to); start = p.t if i == 0 else start
+        bat = g.random() < .7
+        if bat: play.things.append((block((-.035, -.035, -.1), (.035, .035, .85), (.3, .18, .08)), [(p.since - 1, p, "right")], "a stick"))
+        for _ in range(g.integers(14, 22)):
+            if bat and g.random() < .75: p.pose(.3, arm_r=2.8, elbow_r=.5, lean=-.4, twist=-.7, crouch=0.); p.pose(.13, arm_r=.9, elbow_r=.1, lean=.8, twist=.7, crouch=.35); hits.append(p.t); p.pose(.2, lean=0., twist=0., crouch=0.)
+            else: kick(p, "lr"[g.integers(2)]); hits.append(p.t - .24)
+            p.wait(g.uniform(.05, .3))
+        p.label("damages things with kicks and blows", start); ends.append(p.t)
+        play.depart(p.rest(.3), g.uniform(2., 3.6))
+    for h in sorted(hits)[::2]: play.puffs.append(smoke(g, play.n, (*spot, .8), h, h + .12, .3, -.9, (.6, .6, .62), 60, .5, .8, .6, "splinters"))
+    debris(play, (np.array([x, y])*.8 + spot*.2), sorted(hits)[1], 16, .45); debris(play, (x, y - .4), sorted(hits)[len(hits)//2], 16, .7)
+    last = min(max(ends) + g.uniform(3, 6), play.end)
+    play.puffs.append(smoke(g, play.n, (*spot, 1.2), sorted(hits)[len(hits)//3], last, .8, 1.1, (.15, .15, .16), 6, 2.8, .65, words="smoke of something broken"))
+    play.events.append((start, last))
 
 def cleaning(play, t):
     "Uses, wipes or repairs the same thing, with quick movements"
@@ -447,7 +493,7 @@ def cleaning(play, t):
 # %% ../nbs/09_simevents.ipynb #c035
 def _crossing(play, t, stop):
     "A pedestrian who is in a car's way at time t, and how the car comes"
-    if play.scene.name == "street": y, x, speed = 5.4, 1.9 + play.g.uniform(-.5, .6), play.g.uniform(7, 9)
+    if play.scene.name == "street": y, x, speed = 5.4, .6 + play.g.uniform(-.5, .6), play.g.uniform(7, 9)
     else: y, x, speed = 5.9, play.g.uniform(-.8, .6), play.g.uniform(4.5, 6)
     p = play.arrive((x, 2.2), t - 2.2)
     p.t = max(p.t, t - 2.2)
@@ -456,18 +502,21 @@ def _crossing(play, t, stop):
 
 # %% ../nbs/09_simevents.ipynb #c036
 def accident(play, t):
-    "A car hits a pedestrian who lies on the ground; people come to help"
+    "A car hits a pedestrian who lies on the ground, and stays askew, smoking; people come to help"
     p, x, y, speed, front = _crossing(play, t, 0)
     p.walk((x, y - .3), speed=(y - 2.5)/2.2)
-    hit = p.t
-    vehicle(play, ride(play, [(hit - 36/speed, front - 36, y, 0), (hit, front, y, 0), (hit + .9, front + 1.7, y, 0), (play.end + 99, front + 1.7, y, 0)]), "a car has hit somebody", "car")
+    hit, turn = p.t, play.g.uniform(-.85, -.55)
+    vehicle(play, ride(play, [(hit - 36/speed, front - 36, y, 0), (hit, front, y, 0), (hit + .5, front + 1., y - .2, -.3), (hit + .9, front + 1.6, y - .5, turn), (play.end + 99, front + 1.6, y - .5, turn)]), "a car has hit somebody", "car")
+    bonnet = (front + 3., y - .9, .9)
+    play.puffs.append(smoke(play.g, play.n, bonnet, hit + .3, play.end, .8, 1.1, (.3, .3, .31), 6, 3., .55, words="smoke of a crashed car"))
+    debris(play, (x + .6, y - 1.7), hit, 16, .7)
     p.pose(.25, tilt=1.2, roll=.4, arm_l=1.5, arm_r=1.2, side_l=.8); p.t -= .25
     p.path.append((p.t, *p.place)); p.t += .75; p.path.append((p.t, x + 2.9, y - 1.3)); p.headings.append((hit - .05, 0.))
     p.pose(.2, tilt=1.5, roll=0., arm_l=2.6, arm_r=.2)
     p.label("is hit by a car and lies on the ground", hit - .2, play.end)
     for k in range(play.g.integers(1, 3)):
         h = play.arrive((x + 2.9 + (-.8, .9)[k], y - 2.2), hit + play.g.uniform(2.5, 4), speed=2.8).face((x + 2.9, y - 1.2))
-        h.pose(.6, crouch=.9, arm_r=.9, arm_l=.8).wait(30).label("kneels beside somebody on the ground", h.t - 30, play.end)
+        here = h.t; first_aid(h, play.end).label("kneels beside somebody on the ground", here, play.end)
     play.events.append((hit - .3, play.end))
 
 # %% ../nbs/09_simevents.ipynb #c037
@@ -495,15 +544,17 @@ def bystanders(play, t, count, flee):
 
 # %% ../nbs/09_simevents.ipynb #c039
 def explosion(play, t):
-    "A flash, a ball of fire, a column of smoke; people fall or run"
+    "A flash, a ball of fire, pieces, a fire and a column of smoke that stay; people fall or run"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
-    place, g, n = (*(np.array([x, y])*.4 + np.array(to)*.6), .7), play.g, play.n
-    bystanders(play, t, g.integers(2, 4), True)
+    spot, g, n, last = np.array([x, y]) + [0, -.1], play.g, play.n, play.end
+    place = (*spot, .7)
+    bystanders(play, t, g.integers(1, 3), True)
+    v = play.arrive(spot*.4 + np.array(play.scene.stages[1])*.6, t - g.uniform(1, 4)); v.t = max(v.t, t); fall(v, s=.4).label("lies on the ground", t, last + 1); writhe(v, last - v.t, g)
     play.glows.append(flash(n, place, [t], g.uniform(25, 45), (1., .8, .5), .22))
-    ball = flames(g, n, place, t, t + .35, g.uniform(1.5, 2.1), 45); ball.opacity *= 3; np.clip(ball.opacity, 0, .95, ball.opacity); play.puffs.append(ball)
-    last = min(t + g.uniform(5, 8), play.end)
-    play.puffs.append(smoke(g, n, place, t + .1, last - 1.5, g.uniform(1.2, 1.7), 1.6, (.06, .06, .06), 7, 3., .6, words="smoke after an explosion"))
-    if g.random() < .6: play.puffs.append(flames(g, n, place, t + .3, last, .6)); play.glows.append(flicker(g, n, place, t - 2, last, 3.))
+    ball = flames(g, n, place, t, t + .5, g.uniform(1.8, 2.4), 45); ball.opacity *= 3; np.clip(ball.opacity, 0, .95, ball.opacity); play.puffs.append(ball)
+    play.puffs.append(smoke(g, n, place, t + .1, last, g.uniform(1.6, 2.), 1.6, (.06, .06, .06), 6, 3., .75, words="smoke after an explosion"))
+    play.puffs.append(flames(g, n, (*spot, .15), t + .3, last, g.uniform(1.3, 1.7))); play.glows.append(flicker(g, n, place, t - 2, last, 1.3))
+    debris(play, spot, t + .2, 18, 1.1)
     play.events.append((t, last))
 
 # %% ../nbs/09_simevents.ipynb #c040
@@ -522,7 +573,7 @@ def _by_fire(play):
     "A spot for a fire, in front of it a place to stand"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
     at, _ = play.stage()
-    return (np.array([x, y])*.6 + np.array(to)*.4, np.array([x, y]) + [0, -.35]) if play.g.random() < .6 else (at + [0, .6], at - [0, .2])
+    return (np.array([x, y]) + [0, -.05], np.array([x, y]) + [0, -.6]) if play.g.random() < .6 else (at + [0, .6], at - [0, .2])
 
 def arson(play, t):
     "Somebody pours out a canister, sets fire to it and runs; the fire grows"
@@ -533,9 +584,9 @@ def arson(play, t):
     for _ in range(3): p.pose(.4, arm_r=1.1, lean=.35, side_r=.4).pose(.4, arm_r=.9, side_r=-.3)
     p.rest(.3).pose(.3, arm_l=1.3, lean=.3); lit = p.t
     p.label("pours out a canister and sets fire", start); p.rest(.2); play.depart(p, g.uniform(2.4, 3.8))
-    last, place = min(lit + g.uniform(8, 12), play.end), (*fire, .1)
-    play.puffs += [smoke(g, n, (*fire, .8), lit + .5, last - 1, .9, 1.3, (.07, .07, .07), 5, 3., .5), flames(g, n, place, lit, last, g.uniform(.8, 1.2))]
-    play.glows.append(flicker(g, n, (*fire, .8), lit, last, 5.))
+    last, place = play.end, (*fire, .1)
+    play.puffs += [smoke(g, n, (*fire, .8), lit + .5, last, 1.5, 1.4, (.07, .07, .07), 5, 3., .75), flames(g, n, place, lit, last, g.uniform(1.6, 2.))]
+    play.glows.append(flicker(g, n, (*fire, .8), lit, last, 1.3))
     play.events.append((start, last))
 
 # %% ../nbs/09_simevents.ipynb #c042
@@ -556,26 +607,27 @@ def grilling(play, t):
 
 # %% ../nbs/09_simevents.ipynb #c043
 def shooting(play, t):
-    "Somebody raises an arm and fires; one person falls, others run"
-    a, v, at, d = meet(play, t - 1., 3.2)
+    "Somebody raises an arm and fires; two people fall and lie there, others run"
+    a, v, at, d = meet(play, t - 1., 2.4)
     a.wait(.5); start = max(a.t, t)
     a.t = start; a.pose(.35, arm_r=1.52, elbow_r=.05, side_r=-.05)
     hand = np.append(np.array(a.place) + d*.75, 1.35)
-    shots = [a.t + .1 + i*play.g.uniform(.4, .7) for i in range(play.g.integers(2, 5))]
+    shots = [a.t + .1 + i*play.g.uniform(.4, .7) for i in range(play.g.integers(4, 8))]
     for s in shots: a.t = max(a.t, s); a.pose(.08, arm_r=1.75).pose(.2, arm_r=1.52)
     a.label("fires a gun", start); a.rest(.3); play.depart(a, play.g.uniform(2.6, 3.8))
     play.glows.append(flash(play.n, tuple(hand), shots, 14, (1., .85, .5), .04))
     for s in shots: play.puffs.append(flames(play.g, play.n, tuple(hand), s - .03, s + .04, .32, 60, "a muzzle flash"))
     for p in play.puffs[-len(shots):]: p.opacity = np.clip(p.opacity*7, 0, .95)*(np.arange(play.n)[:, None]/FPS < max(shots) + .2)
     play.things.append((block((-.02, -.02, 0), (.2, .02, .1), (.02, .02, .02)), [(start - .2, a, "right")], "a gun"))
-    v.t = max(v.t, shots[0] + .1); fall(v); v.label("is shot and lies on the ground", shots[0], play.end); v.wait(99)
-    bystanders(play, shots[0] + .2, play.g.integers(1, 3), True)
-    play.events.append((start, min(shots[-1] + play.g.uniform(5, 8), play.end)))
+    v.t = max(v.t, shots[0] + .1); fall(v); v.label("is shot and lies on the ground", shots[0], play.end); writhe(v, play.end - v.t, play.g)
+    w = play.arrive(at + np.array([-d[1], d[0]])*1.1, t - play.g.uniform(1, 4)); talk(w, max(shots[2] - w.t, .1), play.g); w.t = shots[2]; fall(w, False, .5); w.label("is shot and lies on the ground", shots[2], play.end); w.wait(99)
+    bystanders(play, shots[0] + .2, 1, True)
+    play.events.append((start, play.end))
 
 # %% ../nbs/09_simevents.ipynb #c044
 def photographing(play, t):
     "Somebody raises a camera and takes pictures with a flash; the friend poses and waves"
-    a, v, at, d = meet(play, t - 1., 3.)
+    a, v, at, d = meet(play, t - 1., 2.3)
     a.wait(.5); start = max(a.t, t)
     a.t = v.t = start; a.pose(.35, arm_r=1.3, arm_l=1.3, elbow_r=.9, elbow_l=.9, side_r=-.15, side_l=-.15)
     hand = np.append(np.array(a.place) + d*.4, 1.5)
@@ -595,10 +647,10 @@ def falling(play, t):
     step(p.pose(.4, bend=.25, lean=.15), d, .25, .8); step(p.pose(.4, bend=-.3, lean=.3, arm_r=.9, elbow_r=1.6), d, .2, .8)
     fall(p, play.g.random() < .5, play.g.uniform(.6, 1.2))
     p.label("collapses and lies on the ground", start, p.t + 30)
-    p.wait(play.g.uniform(4, 8)); end = p.t
+    writhe(p, play.g.uniform(.35, .6)*play.end, play.g); end = p.t
     if play.g.random() < .5:
-        h = play.arrive(at + [-.7, -.5], start + play.g.uniform(3, 5), speed=2.2).face(at).pose(.6, crouch=.9, arm_r=.9, arm_l=.7)
-        h.t = max(h.t, end + 1); h.label("kneels beside somebody on the ground", h.t - 3); play.depart(h.rest(.6))
+        h = play.arrive(at + [-.7, -.5], start + play.g.uniform(3, 5), speed=2.2).face(at); here = h.t
+        first_aid(h, end + 1).label("kneels beside somebody on the ground", here); play.depart(h.rest(.6))
     get_up(p); play.events.append((start + .3, p.t - .6)); play.depart(p.rest(.5), .9)
 
 # %% ../nbs/09_simevents.ipynb #c046
@@ -631,17 +683,20 @@ EPISODES = {   # class: (anomaly, look-alike, scenes)
 }
 
 # %% ../nbs/09_simevents.ipynb #c050
-def background(play):
+def background(play, loud=False):
     "Who else is there: passers-by, a group, a queue, cars, a train"
     g, s = play.g, play.scene
-    for _ in range(g.integers(2, 5)): passer(play, g.uniform(0, play.end))
+    end = play.end if not loud else max(play.events[0][0], 4.)                  # after a loud event nobody strolls in
+    for _ in range(g.integers(0, 3)): passer(play, g.uniform(0, end))
     if s.name == "shop": p = play.person(CLERK[:2], 0., -np.pi/2).face(CLERK[2]); talk(p, play.end, g)
-    for what, chance in ((group, .35), (queue, .3 if s.queue else 0), (sitter, .4 if s.seats else 0)):
-        if g.random() < chance: what(play, g.uniform(0, play.end*.7), g.uniform(4, 9))
-    if g.random() < .35: rush(play, g.uniform(2, play.end))
+    for what, chance in ((group, .15), (queue, .2 if s.queue else 0), (sitter, .3 if s.seats else 0)):
+        if g.random() < chance: what(play, g.uniform(0, end*.7), g.uniform(4, 9))
+    if g.random() < .25: rush(play, g.uniform(2, end))
     if s.name == "station" and g.random() < .6: railway(play, g.uniform(1, play.end - 4))
 
 # %% ../nbs/09_simevents.ipynb #c051
+LOUD = ("Explosion", "Shooting", "Arson", "RoadAccidents")   # whoever hears or sees these stays away
+
 def write_play(
     place,       # Scene
     kind,        # A class of EPISODES
@@ -653,11 +708,12 @@ def write_play(
     "A whole script: background, the episode, sometimes another look-alike as well, then traffic where there is room"
     g = rng("simcctv", "play", key)
     play = Play(place, g, n, night)
-    t = g.uniform(.22, .5)*play.end
+    t = g.uniform(.2, .4)*play.end
     EPISODES[check_choice("class", kind, EPISODES)][0 if anomalous else 1](play, t)
-    background(play)
+    loud = anomalous and kind in LOUD
+    background(play, loud)
     others = [k for k, e in EPISODES.items() if place.name in e[2] and k not in (kind, "RoadAccidents", "Arson", "Explosion")]
-    if g.random() < .5: EPISODES[others[g.integers(len(others))]][1](play, g.uniform(.05, .9)*play.end)
+    if g.random() < .25 and not loud: EPISODES[others[g.integers(len(others))]][1](play, g.uniform(.05, .9)*play.end)
     traffic(play, int(g.integers(2, 6)))
     play.events = [(max(a, 0), min(b, play.end)) for a, b in play.events]
     return play
@@ -688,7 +744,7 @@ def make_world(play, static, key, stamp="") -> World:
         poses, there = _carry(play, faces, holders, by_person)
         if there.any(): solids.append(Solid(faces, "bag", poses, int(np.argmax(there)), int(len(there) - np.argmax(there[::-1])), words=words))
     visible = [f for f in figures if f.first < play.n and f.last > 0]
-    return World(static, play.n, visible, solids, play.puffs, play.glows, key, stamp)
+    return World(static, play.n, visible, solids, sorted(play.puffs, key=lambda p: -p.glow), play.glows, key, stamp)      # smoke before flames, not the other way round
 
 # %% ../nbs/09_simevents.ipynb #c054
 def film(
@@ -702,7 +758,7 @@ def film(
 ):                    # (World, [(start, end)] of events in frames)
     "A video, ready to be drawn frame by frame"
     if n < 8*FPS: raise InputError("a video too short for a script", found=f"{n} frames", expected=f"{8*FPS} or more, 8 s")
-    s = scene(place, key)
+    s = scene(place)
     static = view(s, camera, hour)
     play = write_play(s, kind, anomalous, n, key, 0. if hour == "day" or s.indoors else static.light.glow)
     g = rng("simcctv", "clock", key)

@@ -204,8 +204,8 @@ def hours(
         return Light((.12, -.1, 1.), tuple(.52*k*w for w in warm), tuple(.42*k*w for w in warm), tuple(lamps), glow=.6, noise=1.2 + 1.2*(1 - k), indoors=True)
     on = lambda k: tuple((p, tuple(c*k for c in rgb)) for p, rgb in lamps)
     if name == "day": return Light()
-    if name == "dusk": return Light((.85, .25, .33), (.62, .36, .2), (.2, .19, .26), on(.7), ((.85, .55, .38), (.32, .34, .55)), .6, 2.)
-    return Light((.3, .4, .8), (.015, .018, .03), (.05, .058, .085), on(1.7), ((.05, .06, .1), (.015, .02, .05)), 1., 3.5)
+    if name == "dusk": return Light((.85, .25, .33), (.66, .4, .24), (.27, .26, .33), on(.7), ((.85, .55, .38), (.32, .34, .55)), .6, 1.6)
+    return Light((.3, .4, .8), (.03, .035, .05), (.09, .10, .14), on(2.2), ((.05, .06, .1), (.015, .02, .05)), 1., 2.4)
 
 # %% ../nbs/09_simworld.ipynb #c028
 def irradiance(
