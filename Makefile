@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TABLES := table1_sota table3_components table4_placement table5_cost table6_modalities figure3_classwise figure4_qualitative figure5_single_modality figure6_mixtures sensitivity training_size
+TABLES := beats_teacher table1_sota table2_msad table3_components table4_placement table5_cost table6_modalities figure3_classwise figure4_qualitative figure5_single_modality figure6_mixtures sensitivity training_size
 
 .DEFAULT_GOAL := help
 .PHONY: help install test demo bench tables notebooks readme lint hooks docs docs-serve dist clean

@@ -400,13 +400,19 @@ def katex(folder):
     shutil.copytree(cached, folder, dirs_exist_ok=True)
 
 
+def enlarged(m):
+    "A picture that leads to itself: on a phone, the way to see its small print"
+    return f'<a href="{m[1] or m[2]}" class="figure-link" title="Open the figure alone">{m[0]}</a>'
+
+
 def finish(site):
-    "Nothing from other hosts: KaTeX beside the pages, no font imports"
+    "Nothing from other hosts: KaTeX beside the pages, no font imports; pictures can be opened, numbers stay beside their spread"
     katex(site / "site_libs" / "katex")
     for path in site.rglob("*.html"):
         up = posixpath.relpath("site_libs/katex", path.relative_to(site).parent.as_posix())
-        text = path.read_text()
-        path.write_text(re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[^/\"']+/dist", up, text))
+        text = re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[^/\"']+/dist", up, path.read_text())
+        text = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", text)    # a number and its spread on one line
+        path.write_text(re.sub(r'<img\b[^>]*\bsrc="([^"]+)"[^>]*\bfigure-img\b[^>]*>|<img\b[^>]*\bfigure-img\b[^>]*\bsrc="([^"]+)"[^>]*>', enlarged, text))
     for path in site.rglob("*.css"):
         text = path.read_text()
         path.write_text(re.sub(r"@import\s+url\([\"']?https?://[^)]*\);?", "", text))

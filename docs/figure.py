@@ -53,7 +53,7 @@ def text(shape):
 
 class Canvas:
     "Boxes and arrows in units of 1 % of the width"
-    def __init__(self, width=10, height=6.3):
+    def __init__(self, width=8.8, height=5.55):
         self.fig = plt.figure(figsize=(width, height))
         self.ax = self.fig.add_axes((0, 0, 1, 1))
         self.ax.set(xlim=(0, 100), ylim=(0, 100 * height / width))
@@ -86,16 +86,16 @@ def draw(s):
     c.note(1, 60.6, "π-VAD at inference: RGB alone", RUNS, 12, ha="left", weight="bold")
     for i in range(4):
         c.box(4.2 + .8*i, y + .7*i - 1, 5.2, 4.6, "", INK)
-    c.note(6.6, y + 1.1, "T × 16\nframes", size=9)
+    c.note(6.6, y + 1.1, "T × 16\nframes", size=8.4)
     names = ["I3D", "temporal\nembedding", "inductor\n“early”", "self-\nattention", "inductor\n“late”", "memories,\nclassifier"]
-    xs = [15.2, 28.6, 43, 57, 70.8, 85]
-    widths = [4.6, 8.8, 7.6, 7.6, 7.6, 8.6]
-    edges = [c.box(x, y, w, 6.4, n, RUNS, 9.6, bold="inductor" in n) for x, w, n in zip(xs, widths, names, strict=True)]
+    xs = [14.6, 27.9, 42.4, 56.2, 70, 84.3]
+    widths = [4.4, 9.4, 8.4, 8, 8.4, 9]
+    edges = [c.box(x, y, w, 6.4, n, RUNS, 9.2, bold="inductor" in n) for x, w, n in zip(xs, widths, names, strict=True)]
     labels = [sh["rgb"], sh["stage early"], sh["inductor early"], sh["stage late"], sh["inductor late"]]
-    c.arrow((10, y), (edges[0][0], y))
+    c.arrow((9.8, y), (edges[0][0], y))
     for (left, right), label in zip(zip(edges, edges[1:], strict=False), labels, strict=True):
-        c.arrow((left[1], y), (right[0], y), label, size=8.2)
-    c.arrow((edges[-1][1], y), (92, y), sh["scores"], size=8.2)
+        c.arrow((left[1], y), (right[0], y), label, size=7.8)
+    c.arrow((edges[-1][1], y), (92, y), sh["scores"], size=7.8)
     t = np.linspace(0, 1, 80)
     score = .12 + .8/(1 + np.exp(-(t - .45)*40)) - .75/(1 + np.exp(-(t - .75)*40)) + .03*np.sin(30*t)
     c.ax.fill_between([92.6 + 6.6*.45, 92.6 + 6.6*.75], y - 3, y + 3, color=TRAINS, alpha=.15, lw=0)
@@ -108,8 +108,8 @@ def draw(s):
     for x, to in ((edges[2][0], x0 + 1), (edges[2][1], x1 - 1)):
         c.ax.plot([x, to], [edges[2][2], y1], color=RUNS, lw=.8, alpha=.6, zorder=1)
     c.note(x0 + 1.4, y1 - 2, "Inside an inductor", RUNS, 12, ha="left", weight="bold")
-    c.note(29, y1 - 2, "PMG: generate (§4.2)", size=10)
-    c.note(54, y1 - 2, "CMI: align, fuse (§4.3)", size=10)
+    c.note(31.5, y1 - 2, "PMG: generate (§4.2)", size=9.6)
+    c.note(57, y1 - 2, "CMI: align, fuse (§4.3)", size=9.6)
     mid = 21.6
     c.note(4.6, mid + 5.2, "$\\mathcal{F}^*$", size=14)
     c.arrow((2.2, mid), (8, mid), sh["stage early"], size=8.2)
@@ -122,7 +122,7 @@ def draw(s):
         c.arrow((b[1], yy), (p[0], yy), f"$\\hat e$  {sh[f'pseudo {k}']}", size=8.2, at=((b[1] + p[0])/2, yy + .7))
         c.arrow((p[1], yy), (52.6, mid + (yy - mid)*.3), "")
     c.note(11.4, mid - 5, sh["latent"], RUNS, 8.2)
-    fuse = c.box(56.8, mid, 8.4, 11, "concat\n\ntransformer\n+ RGB\ntransformer", RUNS, 9)
+    fuse = c.box(56.8, mid, 8.4, 11, "concat\n\ntransformer\n+ RGB\ntransformer", RUNS, 8.2)
     c.note(50, mid + 12.2, f"{sh['shared pose']} each", RUNS, 8.2, ha="left")
     c.note(56.8, mid - 7, sh["fused"], RUNS, 8.2)
     c.arrow((fuse[1], mid), (70.8, mid), sh["inductor early"], size=8.2, at=(65.9, mid + .9))
@@ -135,13 +135,13 @@ def draw(s):
 
     # training only
     c.note(73.8, y1 - .6, "In training only", TRAINS, 12, ha="left", weight="bold")
-    rows = [("PMG", "Eq. 1: each $\\hat e$ towards what\nits modality encoder saw"), ("align", f"Eq. 2, 3: each near RGB,\nboth projected to {sh['shared rgb']}"),
-            ("distill", f"Eq. 4: $\\mathcal{{F}}^*_M$ towards the frozen\nteacher's features {sh['stage early']}"), ("MIL", "on the scores: one bit a video,\nanomalous or not")]
+    rows = [("PMG", "Eq. 1: each $\\hat e$ towards what\nits encoder saw"), ("align", f"Eq. 2, 3: each near RGB,\nboth projected to {sh['shared rgb']}"),
+            ("distill", f"Eq. 4: $\\mathcal{{F}}^*_M$ towards the\nfrozen teacher's {sh['stage early']}"), ("MIL", "on the scores: one bit\na video, anomalous or not")]
     for (loss, what), yy in zip(rows, np.linspace(35.4, 9.6, 4), strict=True):
         c.ax.add_patch(FancyBboxPatch((73.6, yy - 3.6), 25.6, 7.2, boxstyle="round,pad=0,rounding_size=.8", fc=PALE[TRAINS], ec=TRAINS, lw=1.2, ls="--", zorder=3))
         c.note(77.2, yy, f"$\\mathcal{{L}}_{{{loss}}}$", TRAINS, 12)
-        c.note(80.6, yy, what, size=8.4, ha="left", linespacing=1.3)
-    c.note(73.8, 3.4, "Teacher: the backbone alone, trained first.", TRAINS, 8.4, ha="left")
+        c.note(80.4, yy, what, size=8.4, ha="left", linespacing=1.3)
+    c.note(73.8, 3.4, "Teacher: the backbone, trained first.", TRAINS, 8.4, ha="left")
     return c.fig
 
 

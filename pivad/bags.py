@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import numpy as np, torch
 from .core import InputError, rng
-from .datasets import video_parts
+from .features import video_parts
 
 # %% auto #0
 __all__ = ['segment_mean', 'batch_videos', 'PooledFeatures', 'BagDataset', 'bag_loader']

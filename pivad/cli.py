@@ -24,7 +24,9 @@ def cli():
     """
 
 # %% ../nbs/31_cli.ipynb #c008
-def main(args=None):
+def main(
+    args=None, # Words of the command line; None: those of this process
+):
     "Entry point of the `pivad` command"
     try: sys.exit(cli.main(args, prog_name="pivad", standalone_mode=False))
     except click.exceptions.Abort: click.echo("interrupted; run the same command again to continue", err=True); sys.exit(130)
@@ -38,7 +40,9 @@ class Names(click.ParamType):
     def convert(self, value, param, ctx): return value if isinstance(value, (tuple, list)) else tuple(v.strip() for v in value.split(",") if v.strip())
 
 # %% ../nbs/31_cli.ipynb #c011
-def data_options(f):
+def data_options(
+    f, # Function of a command
+):
     "--dataset, --root, --fold and --features"
     for option in reversed([
         click.option("--dataset", required=True, help="A name that pivad knows (surveillance_fights, ucsd_ped2), or a CSV file with a row a video."),
@@ -87,7 +91,7 @@ def features():
 @click.option("--root", type=click.Path(exists=True), help="Folder of the dataset's own files.")
 def check(folder, dataset, root):
     """Verify FOLDER: whole files, one T in all arrays, no NaN, made alike, nothing missing."""
-    from pivad.datasets import video_parts
+    from pivad.features import video_parts
     from pivad.features import FeatureStore, check_folder, parts_of
     names = None
     from pivad.study import open_data
@@ -108,10 +112,15 @@ def list_datasets():
     """Datasets that pivad knows by name."""
     from pivad.benchmarks import BENCHMARKS
     from pivad.datasets import DATASETS
-    for name in DATASETS: click.echo(f"{name:22s}" + (f"{BENCHMARKS[name].citation}; {BENCHMARKS[name].url}" if name in BENCHMARKS else ""))
+    for name in DATASETS:
+        if not (b := BENCHMARKS.get(name)): click.echo(name); continue
+        features = f"features of {b.crops} crops, {b.dim}-d" if b.dim else "no published features"
+        click.echo(f"{name}: train {b.train[0]} normal + {b.train[1]} anomalous, test {b.test[0]} + {b.test[1]}; {len(b.classes)} class{'es'*(len(b.classes) > 1)}; {features}; " + (f"{b.fps:g} fps; " if b.fps == b.fps else "") + f"{b.metric}\n    {b.citation}\n    {b.url}")
 
 # %% ../nbs/31_cli.ipynb #c020
-def table_options(f):
+def table_options(
+    f, # Function of a command
+):
     "Where a table comes from"
     for option in reversed([
         click.option("--annotations", "--root", "root", type=click.Path(exists=True), help="Folder of the dataset's own files."),
@@ -120,20 +129,25 @@ def table_options(f):
         click.option("--fold", type=int, help="Which fold is the test split.")]): f = option(f)
     return f
 
-def build_dataset(name, root, features, lengths, fold):
+def build_dataset(
+    name,     # In `DATASETS`, or a CSV file
+    root,     # Folder of the dataset's own files
+    features, # Feature folder
+    lengths,  # CSV file with lengths
+    fold,     # Which fold is the test split
+):
     "(Dataset, feature store or None)"
     from pivad.datasets import load_dataset
     from pivad.npy_features import open_store
     store = open_store(features) if features else None
     options = {k: v for k, v in {"features": store, "lengths": lengths}.items() if v is not None}
-    if name == "ucsd_ped2": options.pop("features", None)
     return load_dataset(name, root=root, fold=fold, **options), store
 
 # %% ../nbs/31_cli.ipynb #c021
 @dataset.command()
 @click.argument("name")
 @table_options
-@click.option("--out", type=click.Path(), help="Write the table to this CSV file.")
+@click.option("--out", type=click.Path(), help="CSV file for the table.  [default: NAME.csv]")
 def build(name, root, features, lengths, fold, out):
     """Build the table of dataset NAME, or of a CSV file of one's own; simcctv is rendered into the folder --out, which takes a while."""
     if name == "simcctv" and not root:
@@ -144,8 +158,10 @@ def build(name, root, features, lengths, fold, out):
     from pivad.datasets import save_table, summary
     data, _ = build_dataset(name, root, features, lengths, fold)
     click.echo(f"{data}\n{summary(data.table)}")
-    for note in data.notes: click.echo(f"note: {note}")
+    for note in data.notes[:10]: click.echo(f"note: {note}")
+    if len(data.notes) > 10: click.echo(f"and {len(data.notes) - 10} more such notes")
     if "lineage" in data.table: click.echo(f"lineage: {data.table['lineage'].iloc[0]}")
+    out = out or (None if name.endswith(".csv") else f"{name}.csv")          # one's own file is not overwritten
     if out: save_table(data.table, out); click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c022
@@ -157,11 +173,12 @@ def build(name, root, features, lengths, fold, out):
 @click.option("--fold", type=int, help="Which fold is the test split.")
 def check(name, root, features, lengths, fold):
     """Compare features with the table of NAME: missing, extra, too short, duplicated. Exit code 1 if there is any problem."""
-    from pivad.benchmarks import check_dataset
+    from pivad.benchmarks import LISTS, check_dataset, listed
     from pivad.npy_features import open_store
-    data, store = build_dataset(name, root, None, lengths, fold)[0], open_store(features)
-    problems = check_dataset(data.table, store)
-    click.echo(problems.to_string(index=False) if len(problems) else f"{len(data.table)} videos, all there and as long as they should be")
+    if name in LISTS and not root: raise InputError(f"{name}: where are its files?", fix="give --annotations")
+    table = listed(name, root, lengths) if name in LISTS else build_dataset(name, root, None, lengths, fold)[0].table
+    problems = check_dataset(table, open_store(features))
+    click.echo(problems.to_string(index=False) if len(problems) else f"{len(table)} videos, all there and as long as they should be")
     if len(problems): sys.exit(1)
 
 # %% ../nbs/31_cli.ipynb #c025
@@ -204,8 +221,10 @@ def train(dataset, root, fold, features, out, teacher, held_out, look_every, loo
 @cli.command()
 @click.argument("model", required=False, type=click.Path(exists=True))
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Instead of MODEL: a state dict of the official UR-DMU code.")
-@click.option("--scores", type=click.Path(exists=True), help="Instead of MODEL: .npy, .csv (video, score) or a folder of .npy files, one a video.")
+@click.option("--scores", type=click.Path(exists=True), help="Instead of MODEL: .npy, .csv (video, score) or a folder of .npy or .csv files, one a video.")
 @click.option("--order", type=click.Path(exists=True, dir_okay=False), help="List of videos in whose order a single .npy of scores was made.")
+@click.option("--truth", type=click.Path(exists=True, dir_okay=False), help="A repository's .npy of frame truth: which lineage it is, and whether it fits the scores and the official events.")
+@click.option("--lengths", type=click.Path(exists=True, dir_okay=False), help="Instead of features, with --scores: a CSV file with video, and n_frames or snippets.")
 @data_options
 @click.option("--ap", type=click.Choice(["step", "trapezoid"]), default="step", help="Definition of AP: sklearn's, or auc(recall, precision).")
 @click.option("--level", type=click.Choice(["frame", "snippet", "video"]), default="frame", help="What is counted; levels are not comparable.")
@@ -215,19 +234,24 @@ def train(dataset, root, fold, features, out, teacher, held_out, look_every, loo
 @click.option("--bootstrap", type=click.IntRange(0), default=1000, help="Resamples for the 95 % intervals over videos; 0 for none.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(), help="Write metrics, intervals and scores to this JSON file.")
-def evaluate(model, checkpoint, scores, order, dataset, root, fold, features, ap, level, smooth, minmax, selection, bootstrap, device, out):
+def evaluate(model, checkpoint, scores, order, truth, lengths, dataset, root, fold, features, ap, level, smooth, minmax, selection, bootstrap, device, out):
     """Metrics of MODEL (a run's folder, or a model file), of a checkpoint or of scores, on the test videos of a dataset."""
     from pivad.evaluation import evaluate_scores
+    from pivad.scores import match_truth
     if sum(x is not None for x in (model, checkpoint, scores)) != 1: raise click.UsageError("give one of MODEL, --checkpoint and --scores")
     if not (scores or features): raise click.UsageError("a model needs --features")
     model, chosen_by = select_model(model, selection)
-    table, found, tail = scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device)
+    table, found, tail = scored_by(model, checkpoint, scores, order, dataset, root, fold, features, lengths, device)
     e = evaluate_scores(found, table, selection=chosen_by, tail=tail, ap=ap, n_bootstrap=bootstrap, level=level, smooth=smooth, minmax=minmax)
+    if truth: e.protocol["truth"] = match_truth(truth, found, table, e.protocol["tail"])
     click.echo(e)
     if out: write_json(out, e.to_dict() | {"scores": e.scores}); click.echo(f"written: {out}")
 
 # %% ../nbs/31_cli.ipynb #c030
-def select_model(model, selection):
+def select_model(
+    model,     # A run's folder, or a model file
+    selection, # A name in `SELECTIONS`
+):
     "The model file that a selection means, and what the protocol says of it"
     from pivad.selection import SELECTIONS, read_looks, selected
     if model is None or Path(model).is_file(): return model, "as given"
@@ -237,17 +261,28 @@ def select_model(model, selection):
     return str(path), SELECTIONS[selection] + (f", {looks} looks" if selection == "test" else "")
 
 # %% ../nbs/31_cli.ipynb #c031
-def scored_by(model, checkpoint, scores, order, dataset, root, fold, features, device):
+def scored_by(
+    model,      # A run's folder, or a model file
+    checkpoint, # A published checkpoint of UR-DMU
+    scores,     # File or folder of scores
+    order,      # List of videos in the scores' order
+    dataset,    # Name or CSV file
+    root,       # The dataset's own files
+    fold,       # Which fold is tested
+    features,   # Feature folder
+    lengths,
+    device,     # As in `pick_device`
+):
     "(test table, video -> scores, lineage) of whatever is to be evaluated"
     from pivad.evaluation import predict
     from pivad.scores import load_checkpoint, ordered, read_scores
     from pivad.training import check_features, load_model
-    data, store = build_dataset(dataset, root, features, None, fold)
+    data, store = build_dataset(dataset, root, features, lengths, fold)
     table = ordered(data.test, order) if order else data.test
     if scores: return table, *read_scores(scores, table)
     net, info = (load_checkpoint(checkpoint, device), None) if checkpoint else load_model(model, device)
     if info: check_features(info, table, store)
-    from pivad.datasets import video_parts
+    from pivad.features import video_parts
     tail = info["features"]["tail"] if info else store.meta(video_parts(table.iloc[0])).get("tail")
     return table, predict(net, table, store, device), tail
 
@@ -272,13 +307,19 @@ def detect(video, model, out, threshold, rgb, batch_size, plot, device):
     click.echo(f"written: {folder}")
 
 # %% ../nbs/31_cli.ipynb #c036
-def literal(text):
+def literal(
+    text, # As typed
+):
     "A value as Python writes it, or the text itself"
     import ast
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return text
 
-def assignments(ctx, param, values):
+def assignments(
+    ctx,    # click's context
+    param,  # click's parameter
+    values, # name=value each
+):
     "name=value, several times, as a dict"
     if wrong := [v for v in values if "=" not in v]: raise click.BadParameter(f"{wrong[0]!r} is not name=value")
     return {k.strip(): literal(v) for k, v in (x.split("=", 1) for x in values)}

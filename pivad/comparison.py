@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np, pandas as pd
 from .core import InputError, check_choice, seed_from
-from .evaluation import bootstrap, cell_metrics, curve_counts, draw_videos, roc_auc, ap_step, table_cells
+from .evaluation import bootstrap, cell_metrics, curve_counts, draw_videos, roc_auc, ap_step, table_cells, undefined, warn_undefined
 
 # %% auto #0
 __all__ = ['Scored', 'check_pairs', 'resampled', 'compare', 'comparison_plot', 'roc_pr_plot', 'classwise_plot']
@@ -52,10 +52,10 @@ def compare(
     seed=0,                    # Of the draws
     ap="step",                 # Definition of AP
 ) -> pd.DataFrame:             # One row a metric and method, in per cent
-    "Mean ± sd over runs; the paired difference to the reference with its t test over runs and its bootstrap interval over videos"
+    "Mean ± sd over runs; the paired difference to the reference with its t test over runs and its bootstrap interval over videos. p is NaN for a single run, and where all differences are equal"
     check_pairs(methods)
     reference = check_choice("method", reference, methods) if reference else next(iter(methods))
-    values = {k: pd.DataFrame([cell_metrics(r.cells(), ap=ap) for r in runs])*100 for k, runs in methods.items()}
+    values = {k: pd.DataFrame([_defined(r.cells(), metrics, ap) for r in runs])*100 for k, runs in methods.items()}
     draws = {k: resampled(runs, n, seed, ap)*100 for k, runs in methods.items()} if n else {}
     rows = []
     for m in metrics:
@@ -65,6 +65,12 @@ def compare(
     return pd.DataFrame(rows).set_index(["metric", "method"])
 
 # %% ../nbs/23_comparison.ipynb #c015
+def _defined(cells, metrics, ap):
+    "Metrics of a run, with a warning that says why one is NaN"
+    found = cell_metrics(cells, ap=ap)
+    warn_undefined({k: why for k, why in undefined(cells, found).items() if k in metrics})
+    return found
+
 def _difference(
     d,       # (runs,) paired differences
     draws,   # (n,) differences of the resamples, or None
@@ -84,7 +90,7 @@ def comparison_plot(
     fig, axes = plt.subplots(1, len(metrics), figsize=(3.4*len(metrics) + 1, 0.9 + 0.35*len(result)/len(metrics)), sharey=True, squeeze=False)
     for ax, m in zip(axes[0], metrics):
         part = result.loc[m]
-        others, reference = part[part["difference"].notna()], part.index[part["difference"].isna()][0]
+        others, reference = part[part["ahead"].notna()], part.index[part["ahead"].isna()][0]
         y = range(len(others))
         if "low" in others: ax.hlines(y, others["low"], others["high"], color="C0", lw=2)
         ax.plot(others["difference"], y, "o", color="C0")
@@ -107,16 +113,18 @@ def roc_pr_plot(
         tp, fp = curve_counts(cells)
         curves = np.array([_on_grid(*curve_counts(cells, w), grid) for w in draw_videos(cells, n, seed)])   # (n, 2, 201)
         for ax, kind, value in zip(axes, (0, 1), (roc_auc(tp, fp), ap_step(tp, fp))):
-            ax.plot(grid, _on_grid(tp, fp, grid)[kind], color=f"C{i}", label=f"{name}, {value:.3f}")
-            if n: ax.fill_between(grid, *np.nanquantile(curves[:, kind], (.025, .975), axis=0), color=f"C{i}", alpha=0.2, lw=0)
+            ax.plot(grid, _on_grid(tp, fp, grid)[kind], color=f"C{i}", label=f"{name}, " + (f"{value:.3f}" if value == value else undefined(cells, {("AUC", "AP")[kind]: value})[("AUC", "AP")[kind]]))
+            if n and value == value: ax.fill_between(grid, *np.nanquantile(curves[:, kind], (.025, .975), axis=0), color=f"C{i}", alpha=0.2, lw=0)
     axes[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, with AUC"); axes[0].legend(loc="lower right")
     axes[1].set(xlabel="recall", ylabel="precision", title="precision-recall, with AP", ylim=(0, 1.03)); axes[1].legend(loc="upper right")
     return fig
 
 def _on_grid(tp, fp, grid):
     "(2, G): true positive rate over false positive rate, and precision over recall"
+    if not tp[-1]: return np.full((2, len(grid)), np.nan)
     recall = np.searchsorted(tp/tp[-1], grid)
-    return np.stack([np.interp(grid, np.r_[0, fp/fp[-1]], np.r_[0, tp/tp[-1]]), (tp/np.maximum(tp + fp, 1e-9))[np.minimum(recall, len(tp) - 1)]])
+    roc = np.interp(grid, np.r_[0, fp/fp[-1]], np.r_[0, tp/tp[-1]]) if fp[-1] else np.full(len(grid), np.nan)
+    return np.stack([roc, (tp/np.maximum(tp + fp, 1e-9))[np.minimum(recall, len(tp) - 1)]])
 
 # %% ../nbs/23_comparison.ipynb #c027
 def classwise_plot(

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import atomic_path, check_choice, InputError, SNIPPET, TAILS
+from .features import video_parts
 
 # %% auto #0
-__all__ = ['COLUMNS', 'REQUIRED', 'LINEAGES', 'OTHER_LENGTHS', 'DATASETS', 'parse_events', 'format_events', 'video_parts',
-           'check_table', 'save_table', 'load_table', 'frame_truth', 'covered', 'scored_frames', 'Dataset', 'summary',
-           'parse_ranges', 'ucsd_ped2', 'dataset_builder', 'dataset_options', 'load_dataset']
+__all__ = ['COLUMNS', 'REQUIRED', 'LINEAGES', 'OTHER_LENGTHS', 'DATASETS', 'parse_events', 'format_events', 'check_table',
+           'save_table', 'load_table', 'frame_truth', 'covered', 'snippet_counts', 'scored_frames', 'Dataset',
+           'summary', 'dataset_builder', 'dataset_options', 'load_dataset']
 
 # %% ../nbs/07_datasets.ipynb #c006
 COLUMNS = {                    # what each column holds; the first six are required
@@ -27,7 +28,8 @@ COLUMNS = {                    # what each column holds; the first six are requi
     "source":   "optional: what the video was cut from; videos of one source are not independent",
     "fold":     "optional: number of the cross-validation fold in which the video is a test video",
     "fps":      "optional: frames a second",
-    "lineage":  "optional: a name in `LINEAGES`, how many snippets the features have",
+    "lineage":  "optional: a name in `LINEAGES`, by which rule the features have their number of snippets",
+    "snippets": "optional: how many snippets the features have",
     "truth":    'optional: "video" where only the label is known, no events; frame-level metrics are then refused',
 }
 REQUIRED = list(COLUMNS)[:6]
@@ -44,17 +46,11 @@ def parse_events(
         raise InputError(f"{where}: events cannot be read", found=repr(text), expected='frames as "start-end", several joined by ";": "0-48;160-325"') from err
 
 # %% ../nbs/07_datasets.ipynb #c012
-def format_events(events) -> str:
+def format_events(
+    events,   # [[0, 48], [160, 325]]
+) -> str:
     "Events as a CSV cell; the inverse of `parse_events`"
     return ";".join(f"{s}-{e}" for s, e in events)
-
-# %% ../nbs/07_datasets.ipynb #c014
-def video_parts(
-    row,   # A row of a dataset table
-):         # The video's name, or the list of its clips: what a FeatureStore takes
-    "What to ask the feature store for"
-    parts = row.get("parts")
-    return list(parts) if isinstance(parts, (list, tuple)) else row["video"]
 
 # %% ../nbs/07_datasets.ipynb #c018
 def check_table(
@@ -68,6 +64,7 @@ def check_table(
     t = table.reset_index(drop=True).copy()
     t["video"], t["events"] = t["video"].astype(str), _event_lists(t, where)
     for c in ("label", "n_frames"): t[c] = _integers(t, c, where)
+    if "snippets" in t: t["snippets"] = t["snippets"].astype("Int64")      # integers, of which some may be missing
     for bad, expected in _rules(t):
         if bad.any(): raise InputError(f"{where}: {t['video'][bad.idxmax()]}: {expected[0]}", found=_row(t, bad.idxmax()), expected=expected[1])
     return t
@@ -186,6 +183,16 @@ def covered(
     "Frames that the scores of a lineage cover"
     return n_scores if lineage == "frames" else n_scores*SNIPPET if lineage == "rtfm" else min(n_scores*SNIPPET, n_frames)
 
+# %% ../nbs/07_datasets.ipynb #n000
+def snippet_counts(
+    table,        # A dataset table
+    lineage,      # A name in `LINEAGES`
+) -> np.ndarray:  # (V,)
+    "Scores of every video: as many as its features have, where the table knows it and the lineage allows it, otherwise by the rule"
+    allowed = [LINEAGES[lineage][0](n) for n in table["n_frames"]]
+    own = table["snippets"].fillna(-1) if "snippets" in table else [-1]*len(table)
+    return np.array(own if all(k in a for k, a in zip(own, allowed)) else [a[0] for a in allowed], int)
+
 # %% ../nbs/07_datasets.ipynb #c038
 OTHER_LENGTHS = {   # lengths that features have for other reasons: a lead for who meets them
     "n_frames // 16 - 1, as in some published UCF-Crime features": lambda n: n // SNIPPET - 1,
@@ -245,47 +252,24 @@ def summary(
                                           events=("n_events", "sum"), anomalous=("anomalous", "sum"))
     return g.assign(anomalous_share=(g["anomalous"]/g["frames"]).round(4)).drop(columns="anomalous")
 
-# %% ../nbs/07_datasets.ipynb #c052
-def parse_ranges(
-    text,        # "61:180", several joined by ";" or ","; 1-based, ends included, as UCSD writes them
-    where="",    # Named in the error
-) -> list:       # [[60, 180]]
-    "UCSD's frame ranges as events"
-    if not isinstance(text, str): return []
-    try: return [[int(a) - 1, int(b)] for a, b in (r.split(":") for r in text.replace(",", ";").split(";") if r.strip())]
-    except ValueError as e: raise InputError(f"{where}: frame ranges cannot be read", found=repr(text), expected='"61:180", several joined by ";"') from e
-
-# %% ../nbs/07_datasets.ipynb #c054
-def ucsd_ped2(
-    root,   # Folder with videos.csv: columns video, label, ws_split_tevad, n_frames, gt_frames_1based
-) -> Dataset:
-    "UCSD Ped2 with the weakly-supervised split of TEVAD: 4 + 6 training, 12 + 6 test videos"
-    path = Path(root)/"videos.csv"
-    if not path.is_file(): raise InputError(f"{path}: no such file", expected="a list of the videos with split and truth", fix="point root at the folder that holds videos.csv")
-    t = pd.read_csv(path)
-    missing = {"video", "label", "ws_split_tevad", "n_frames", "gt_frames_1based"} - set(t.columns)
-    if missing: raise InputError(f"{path}: columns missing: {', '.join(sorted(missing))}", found=", ".join(t.columns))
-    table = t[["video", "label", "n_frames"]].assign(split=t["ws_split_tevad"], fps=10.0,   # UCSD gives frames, not video; 10 a second is the authors' rate
-        events=[parse_ranges(r, f"{path}: {v}") for v, r in zip(t["video"], t["gt_frames_1based"])],
-        **{"class": np.where(t["label"] == 1, "Anomaly", "Normal")})
-    return Dataset("ucsd_ped2", table, "Mahadevan, Li, Bhalodia, Vasconcelos: Anomaly Detection in Crowded Scenes, CVPR 2010",
-                   "http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm")
-
 # %% ../nbs/07_datasets.ipynb #c057
 DATASETS = {   # name -> a function that returns a Dataset, or "module:function", imported when asked for
-    "ucsd_ped2": ucsd_ped2,
+    **{name: f"pivad.benchmarks:{name}" for name in ("ucf_crime", "xd_violence", "msad", "shanghaitech", "tad", "ucsd_ped2", "cuhk_avenue")},
     "surveillance_fights": "pivad.surveillance_fights:surveillance_fights",
-    **{name: f"pivad.benchmarks:{name}" for name in ("ucf_crime", "xd_violence", "msad", "shanghaitech", "tad", "cuhk_avenue")},
     "simcctv": "pivad.simcctv:simcctv",
 }
 
 # %% ../nbs/07_datasets.ipynb #c058
-def dataset_builder(name):
+def dataset_builder(
+    name,   # In `DATASETS`
+):
     "The function of `DATASETS` that builds a dataset"
     build = DATASETS[check_choice("dataset (or CSV file)", name, DATASETS)]
     return getattr(importlib.import_module(build.split(":")[0]), build.split(":")[1]) if isinstance(build, str) else build
 
-def dataset_options(name) -> list:
+def dataset_options(
+    name,   # In `DATASETS`, or a CSV file
+) -> list:
     "Options that a dataset's builder takes beside root; a CSV file has none"
     return [] if str(name).endswith(".csv") else list(inspect.signature(dataset_builder(name)).parameters)[1:]
 

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass
 import numpy as np, pandas as pd, torch
 from .core import InputError, check_choice, pick_device, rng, SNIPPET
 from .model import score_video
-from .datasets import LINEAGES, frame_truth, scored_frames, video_parts
+from .datasets import LINEAGES, frame_truth, scored_frames
+from .features import video_parts
 
 # %% auto #0
 __all__ = ['AP', 'METRICS', 'LEVELS', 'AGAINST', 'frame_scores', 'Cells', 'count_cells', 'curve_counts', 'roc_auc', 'ap_step',
-           'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'draw_videos', 'bootstrap', 'intervals',
-           'predict', 'Evaluation', 'postprocess', 'video_score', 'check_order', 'table_cells', 'detection_delays',
-           'delay_metrics', 'evaluate_scores', 'evaluate', 'classwise']
+           'ap_trapezoid', 'cell_metrics', 'frame_metrics', 'undefined', 'warn_undefined', 'draw_videos',
+           'weighted_metrics', 'bootstrap', 'intervals', 'predict', 'Evaluation', 'postprocess', 'video_score',
+           'check_order', 'table_cells', 'detection_delays', 'delay_metrics', 'delay_samples', 'evaluate_scores',
+           'evaluate', 'classwise']
 
 # %% ../nbs/21_evaluation.ipynb #c006
 def frame_scores(
@@ -82,20 +84,29 @@ def curve_counts(
     return tuple(np.cumsum(w*n)[last].astype(float) for n in (cells.positive, cells.negative))
 
 # %% ../nbs/21_evaluation.ipynb #c019
-def roc_auc(tp, fp):
+def roc_auc(
+    tp,   # (U,) from `curve_counts`
+    fp,   # (U,) from `curve_counts`
+):
     "Area under the ROC curve; NaN without both classes"
     if not (tp[-1] and fp[-1]): return float("nan")
     before = np.concatenate([[0], tp[:-1]])
     return float(np.sum(np.diff(fp, prepend=0)*(before + tp))/2/tp[-1]/fp[-1])
 
 # %% ../nbs/21_evaluation.ipynb #c020
-def ap_step(tp, fp):
+def ap_step(
+    tp,   # (U,) from `curve_counts`
+    fp,   # (U,) from `curve_counts`
+):
     "Average precision, sum of (r_u - r_{u-1}) p_u: sklearn's average_precision_score"
     if not tp[-1]: return float("nan")
     return float(np.sum(np.diff(tp, prepend=0)*_precision(tp, fp))/tp[-1])
 
 # %% ../nbs/21_evaluation.ipynb #c021
-def ap_trapezoid(tp, fp):
+def ap_trapezoid(
+    tp,   # (U,) from `curve_counts`
+    fp,   # (U,) from `curve_counts`
+):
     "Area under straight lines between points of the PR curve, from (0, 1): sklearn's auc(recall, precision), as RTFM and UR-DMU compute it"
     if not tp[-1]: return float("nan")
     p = np.concatenate([[1.0], _precision(tp, fp)])
@@ -151,7 +162,7 @@ def frame_metrics(
     check_choice("definition of AP", ap, AP)
     cells = count_cells(scores, truth, videos, anomalous)
     metrics = cell_metrics(cells, ap=ap, threshold=threshold)
-    _warn_undefined(undefined(cells, metrics))
+    warn_undefined(undefined(cells, metrics))
     return metrics
 
 # %% ../nbs/21_evaluation.ipynb #c033
@@ -166,7 +177,9 @@ def undefined(
     reasons["FAR_R90"] = reasons["FAR"] + [x for x in every if "anomalous" in x]
     return {k: " and ".join(reasons.get(k) or ["undefined"]) for k, v in metrics.items() if np.isnan(v)}
 
-def _warn_undefined(reasons):
+def warn_undefined(
+    reasons,   # From `undefined`
+):
     "Say which metrics are NaN, and why"
     if reasons: warnings.warn(f"undefined and NaN: {', '.join(reasons)}; " + "; ".join(f"{k}: {v}" for k, v in reasons.items()), stacklevel=3)
 
@@ -182,6 +195,49 @@ def draw_videos(
         drawn = np.concatenate([g[r.integers(len(g), size=len(g))] for g in groups if len(g)])
         yield np.bincount(drawn, minlength=len(cells.anomalous)).astype(float)
 
+# %% ../nbs/21_evaluation.ipynb #n001
+def weighted_metrics(
+    cells,            # Cells
+    ap="step",        # Definition of AP, see `AP`
+    threshold=0.5,    # Of the false alarm rate
+):                    # weight (V,) -> what `cell_metrics` gives
+    "`cell_metrics` for many weights: what does not depend on them is done once"
+    steps = np.unique(cells.rank[cells.positive > 0])                                 # (S,) scores of anomalous frames, from the highest
+    i = np.flatnonzero(cells.positive)
+    at, n_positive, of = np.searchsorted(steps, cells.rank[i]), cells.positive[i].astype(float), cells.video[i]
+    groups = []                                                                       # normal frames of anomalous videos, and of normal ones
+    for kind in (True, False):
+        i = np.flatnonzero((cells.negative > 0) & (cells.anomalous[cells.video] == kind))
+        step = np.searchsorted(steps, cells.rank[i])
+        groups.append((2*step + np.isin(cells.rank[i], steps), cells.negative[i].astype(float), cells.video[i]))     # even: above the step, odd: equal to it
+    alarm = np.bincount(cells.video, cells.negative*(cells.score[cells.rank] >= threshold), len(cells.anomalous))*~cells.anomalous
+
+    def measure(weight):
+        "The metrics of one weight a video"
+        positive = np.bincount(at, weight[of]*n_positive, len(steps)); tp = positive.cumsum()         # (S,)
+        (above_a, equal_a, all_a), (above_n, equal_n, all_n) = (_at_steps(np.bincount(k, weight[v]*n, 2*len(steps) + 1)) for k, n, v in groups)
+        every, within = (positive, tp, above_a + above_n, equal_a + equal_n, all_a + all_n), (positive, tp, above_a, equal_a, all_a)
+        found = np.searchsorted(tp, 0.9*tp[-1]) if len(tp) else 0
+        return {"AUC": _step_auc(*every), "AUC_A": _step_auc(*within), "AP": _step_ap(ap, *every), "AP_A": _step_ap(ap, *within),
+                "FAR": float(alarm @ weight/all_n) if all_n else float("nan"), "FAR_R90": float(equal_n[found]/all_n) if all_n and len(tp) and tp[-1] else float("nan")}
+    return measure
+
+# %% ../nbs/21_evaluation.ipynb #n002
+def _at_steps(counts):
+    "Normal frames with a score above each step, with that or a higher one, and all"
+    c = counts.cumsum()
+    return c[:-1:2], c[1::2], c[-1]
+
+def _step_auc(positive, tp, above, equal, total):
+    "Share of the pairs of an anomalous and a normal frame in which the anomalous one is higher; ties count half"
+    return float(positive @ (total - (above + equal)/2)/tp[-1]/total) if len(tp) and tp[-1] and total else float("nan")
+
+def _step_ap(ap, positive, tp, above, equal, total):
+    "Average precision; the trapezoids begin at the precision just before the step"
+    if not len(tp) or not tp[-1]: return float("nan")
+    p = _precision(tp, equal)
+    return float(positive @ (p if ap == "step" else (p + _precision(tp - positive, above))/2)/tp[-1])
+
 # %% ../nbs/21_evaluation.ipynb #c039
 def bootstrap(
     cells,            # Cells
@@ -192,7 +248,8 @@ def bootstrap(
 ) -> pd.DataFrame:    # One row a resample, one column a metric
     "Metrics of `n` resamples of videos, drawn within normal and within anomalous videos"
     check_choice("definition of AP", ap, AP)
-    return pd.DataFrame([cell_metrics(cells, w, ap, threshold) for w in draw_videos(cells, n, seed)])
+    measure = weighted_metrics(cells, ap, threshold)
+    return pd.DataFrame([measure(w) for w in draw_videos(cells, n, seed)])
 
 # %% ../nbs/21_evaluation.ipynb #c040
 def intervals(
@@ -242,7 +299,7 @@ class Evaluation:
         rows = {k: (v, *self.intervals.get(k, (float("nan"),)*2)) for k, v in self.metrics.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
     def to_dict(self): return {k: v for k, v in asdict(self).items() if k != "scores"}
-    def __repr__(self): return f"{self.to_table().round(4)}\n{self.protocol}"
+    def __repr__(self): return f"{self.to_table().round(4)}\n\n" + "\n".join(f"{k.replace('_', ' ')}: {f'{v:,}' if isinstance(v, int) else v}" for k, v in self.protocol.items())
 
 # %% ../nbs/21_evaluation.ipynb #c048
 def postprocess(
@@ -269,7 +326,9 @@ def _snippet_level(s, row, tail):
     _, truth = _frame_level(s, row, tail)
     return s, (np.add.reduceat(truth, np.arange(len(s))*SNIPPET) >= SNIPPET/2).astype(np.int8)
 
-def video_score(s):
+def video_score(
+    s,   # (T,)
+):
     "Mean of the highest T//16 + 1 scores: what UR-DMU's bag loss trains"
     return float(np.sort(s)[-(len(s)//16 + 1):].mean())
 
@@ -282,11 +341,16 @@ def _lineage(table, tail):
     "The lineage asked for, the table's own, or drop; one for the whole table"
     own = table["lineage"].dropna().unique() if "lineage" in table else []
     if len(own) > 1: raise InputError("the table mixes lineages", found=", ".join(own), expected="features of one lineage")
+    if tail == "drop" and len(own) and own[0] in ("roc-ng", "xd"): tail = own[0]            # both drop the tail: the table knows how
     if tail not in (None, "frames", *own) and len(own) and {tail, own[0]} != {"pad", "rtfm"}:
         raise InputError("wrong lineage", found=f'scores of lineage "{tail}"', expected=f'"{own[0]}", for which the table was built', fix="build the table again from these features")
     return tail or (own[0] if len(own) else "drop")
 
-def check_order(scores, table, tail="drop"):
+def check_order(
+    scores,       # video -> (T,)
+    table,        # Dataset table of the test videos
+    tail="drop",  # A name in `LINEAGES`
+):
     "Scores whose lengths fit the table only in another order are an `InputError`"
     lengths = [len(scores[v]) for v in table["video"]]
     fits = lambda k, n: k in LINEAGES[check_choice("tail policy or lineage", tail, LINEAGES)][0](n)
@@ -304,6 +368,7 @@ def table_cells(
 ) -> Cells:
     "The counts of a test set: scores and truth of all videos of a table"
     if not len(table): raise InputError("no videos to evaluate", found="an empty table", expected="test videos", fix="check the column split of the dataset table, and the fold")
+    tail = _lineage(table, tail)
     given, truth = zip(*(LEVELS[check_choice("level", level, LEVELS)](scores[r["video"]], r, tail) for _, r in table.iterrows()))
     return count_cells(np.concatenate(given), np.concatenate(truth), np.repeat(np.arange(len(truth)), [len(t) for t in truth]), table["label"] == 1)
 
@@ -315,7 +380,7 @@ def detection_delays(
     threshold=0.5,   # From which score on there is an alarm
 ) -> pd.DataFrame:   # One row an event: video, start, end, delay
     "Delay of the first alarm inside each event, in frames; NaN: missed. Frames without a score raise no alarm"
-    rows = []
+    rows, tail = [], _lineage(table, tail)
     for _, r in table.iterrows():
         alarm = _frame_level(np.asarray(scores[r["video"]], float), r, tail)[0] >= threshold
         for start, end in r["events"]:
@@ -330,6 +395,16 @@ def delay_metrics(
     "Mean delay of the events that were found, in frames, and the share that was missed; NaN without any"
     d = delays["delay"]
     return {"delay": float(d.mean()) if d.notna().any() else float("nan"), "missed": float(d.isna().mean()) if len(d) else float("nan")}
+
+def delay_samples(
+    delays,        # From `detection_delays`
+    table,         # Dataset table of the test videos
+    weights,       # From `draw_videos`: how often each video is drawn
+) -> pd.DataFrame: # One row a resample, columns delay and missed
+    "The same for resamples of videos: all events of a video, each time it is drawn"
+    per = delays.assign(found=delays["delay"].notna(), events=1).groupby("video")[["delay", "found", "events"]].sum().reindex(table["video"], fill_value=0)
+    late, found, events = (np.array(list(weights)) @ per.to_numpy(float)).T       # (n,) each
+    with np.errstate(invalid="ignore"): return pd.DataFrame({"delay": late/found, "missed": (events - found)/events})
 
 # %% ../nbs/21_evaluation.ipynb #c060
 def evaluate_scores(
@@ -359,10 +434,15 @@ def evaluate_scores(
                 "ap": ap, "threshold": threshold, "bootstrap": n_bootstrap, "seed": seed}
     if level == "video": protocol |= {"videos": len(table), "video score": "mean of the highest T//16 + 1"}
     metrics = cell_metrics(cells, ap=ap, threshold=threshold)
-    if reasons := undefined(cells, metrics): protocol["undefined"] = reasons; _warn_undefined(reasons)
-    if level == "frame": metrics |= delay_metrics(detection_delays(shown, table, tail, threshold))
-    name = lambda k: k if level == "frame" else f"{level} {k}"
-    bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap, threshold)) if n_bootstrap else {}
+    samples, reasons = bootstrap(cells, n_bootstrap, seed, ap, threshold) if n_bootstrap else pd.DataFrame(), undefined(cells, metrics)
+    warn_undefined(reasons)
+    if level == "frame":
+        delays = detection_delays(shown, table, tail, threshold)
+        metrics |= (late := delay_metrics(delays))
+        reasons |= {k: "no event" if not len(delays) else "no score inside an event reaches the threshold" for k, v in late.items() if np.isnan(v)}
+        if n_bootstrap: samples = samples.join(delay_samples(delays, table, draw_videos(cells, n_bootstrap, seed)))
+    if reasons: protocol["undefined"] = reasons
+    name, bounds = lambda k: k if level == "frame" else f"{level} {k}", intervals(samples)
     return Evaluation({name(k): v for k, v in metrics.items()}, {name(k): v for k, v in bounds.items()}, dict(scores), protocol)
 
 # %% ../nbs/21_evaluation.ipynb #c061
@@ -395,6 +475,7 @@ def classwise(
         own = pd.concat([part, normal]) if against == "normal" else part
         cells = table_cells(scores, own.reset_index(drop=True), tail)
         found = cell_metrics(cells, ap=ap)
+        warn_undefined({f"{name} {k}": why for k, why in undefined(cells, found).items() if k in ("AUC", "AP")})
         bounds = intervals(bootstrap(cells, n_bootstrap, seed, ap)) if n_bootstrap and len(part) > 1 else {}
         row = {"class": name, "videos": len(part)}
         for m in ("AUC", "AP"): row |= {m: found[m]} | dict(zip((f"{m} low", f"{m} high"), bounds.get(m, (float("nan"),)*2)))

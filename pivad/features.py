@@ -16,8 +16,8 @@ from .video import CROP_COUNTS, CROPS, find_videos, probe, read_snippets
 
 # %% auto #0
 __all__ = ['BATCH_BYTES', 'IDENTITY', 'check_arrays', 'write_features', 'open_features', 'read_meta', 'read_features', 'parts_of',
-           'FeatureStore', 'batches', 'join', 'load_parts', 'ahead', 'encode', 'extract_video', 'rgb_settings',
-           'finished_arrays', 'Summary', 'try_lock', 'shard_of', 'extract', 'check_folder']
+           'video_parts', 'FeatureStore', 'batches', 'join', 'load_parts', 'ahead', 'encode', 'extract_video',
+           'rgb_settings', 'finished_arrays', 'Summary', 'try_lock', 'shard_of', 'extract', 'check_folder']
 
 # %% ../nbs/05_features.ipynb #c007
 def check_arrays(
@@ -54,7 +54,9 @@ def write_features(
 
 # %% ../nbs/05_features.ipynb #c009
 @contextlib.contextmanager
-def open_features(path):
+def open_features(
+    path, # Feature file
+):
     "The open safetensors file at `path`, memory-mapped; missing, cut-off or foreign files are an `InputError`"
     from safetensors import SafetensorError, safe_open
     if not Path(path).is_file(): raise InputError(f"{path}: no such feature file", fix="run `pivad extract` on the videos first")
@@ -64,7 +66,9 @@ def open_features(path):
     with f: yield f
 
 # %% ../nbs/05_features.ipynb #c010
-def read_meta(path) -> dict:
+def read_meta(
+    path, # Feature file
+) -> dict:
     "The metadata of a feature file"
     with open_features(path) as f: text = (f.metadata() or {}).get("pivad")
     if text is None: raise InputError(f"{path}: a safetensors file, but not of features", expected='metadata "pivad"', fix="extract the video again")
@@ -87,7 +91,19 @@ def read_features(
     return arrays
 
 # %% ../nbs/05_features.ipynb #c017
-def parts_of(video): return [video] if isinstance(video, str) else list(video)
+def parts_of(
+    video, # A name, or the list of names of a joined video
+) -> list:
+    "The names of the files that hold a video"
+    return [video] if isinstance(video, str) else list(video)
+
+# %% ../nbs/05_features.ipynb #v000
+def video_parts(
+    row,   # A row of a dataset table
+):         # The video's name, or the list of its clips: what a FeatureStore takes
+    "What to ask the feature store for"
+    parts = row.get("parts")
+    return list(parts) if isinstance(parts, (list, tuple)) else row["video"]
 
 # %% ../nbs/05_features.ipynb #c018
 class FeatureStore:
@@ -150,7 +166,9 @@ def batches(
         yield [first, *itertools.islice(snippets, n - 1)]
 
 # %% ../nbs/05_features.ipynb #c027
-def join(parts):
+def join(
+    parts, # Dicts name -> array of consecutive snippets
+):
     "Concatenate dicts of arrays along T, as float16"
     with np.errstate(over="ignore"): return {k: np.concatenate([p[k] for p in parts], axis=-2).astype(np.float16) for k in parts[0]}
 
@@ -197,7 +215,10 @@ def ahead(
         ended.set(); thread.join()
 
 # %% ../nbs/05_features.ipynb #c034
-def encode(encoders, batch):
+def encode(
+    encoders, # name -> encoder, as in `extract_video`
+    batch,    # Snippets, each (16, H, W, 3) uint8
+):
     "name -> array of a batch of snippets; an encoder that `needs` others runs after them and sees what they gave"
     seen = {}
     for name in sorted(encoders, key=lambda k: bool(getattr(encoders[k], "needs", None))):
@@ -370,7 +391,10 @@ def try_lock(
             with contextlib.suppress(OSError): path.unlink(missing_ok=True)
 
 # %% ../nbs/05_features.ipynb #c060
-def shard_of(videos:dict, shard):
+def shard_of(
+    videos:dict, # name -> path
+    shard,       # Such as 2/5; None: all
+):
     "The videos of shard i of n, `i/n`, counted from 1; None: all"
     if shard is None: return videos
     i, _, n = str(shard).partition("/")

@@ -108,7 +108,9 @@ def cpu_threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or here)
 
 # %% ../nbs/04_modalities.ipynb #c020
-def onnx_session(path):
+def onnx_session(
+    path, # File of the network
+):
     "The ONNX network at `path`, on the CPU"
     ort = require("onnxruntime", "light")
     options = ort.SessionOptions()
@@ -119,7 +121,9 @@ def onnx_session(path):
 WORK = 128   # Shorter side, pixels, at which flow and masks are computed: units comparable across cameras, and quick
 
 # %% ../nbs/04_modalities.ipynb #c027
-def gray_frames(snippet):
+def gray_frames(
+    snippet, # (16, H, W, 3) uint8
+):
     "(16, H, W, 3) -> (16, h, w) uint8 gray, short side WORK"
     return np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in resize_short(snippet, WORK, cv2.INTER_AREA)])
 

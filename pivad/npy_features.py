@@ -32,7 +32,9 @@ def find_npy(
     return videos
 
 # %% ../nbs/05_npy_features.ipynb #c008
-def read_header(path):
+def read_header(
+    path, # File, .npy
+):
     "(shape, dtype) of a .npy file, without reading its data; a broken file is an `InputError`"
     try:
         with open(path, "rb") as f:

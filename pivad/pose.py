@@ -74,7 +74,12 @@ class MoveNet:
         return people[..., [1, 0, 2]] * (x.shape[1] / h, x.shape[0] / h, 1)
 
 # %% ../nbs/04_pose.ipynb #c016
-def draw_skeletons(ax, frame, people, least=0.2):
+def draw_skeletons(
+    ax,        # matplotlib axes
+    frame,     # (H, W, 3) uint8
+    people,    # (n, 17, 3), as `MoveNet` gives them
+    least=0.2, # Bones between joints with smaller scores are left out
+):
     "The frame with the skeletons on it"
     ax.imshow(frame); ax.axis("off")
     for i, p in enumerate(people):
@@ -96,9 +101,10 @@ def body_frame(
 
 # %% ../nbs/04_pose.ipynb #c023
 def joint_speeds(
-    before, after,  # (n, 17, 3), (m, 17, 3)
-    frames=2,       # Between the two
-):                  # (k, 17): body sizes a frame, of those of `after` that can be followed
+    before,    # (n, 17, 3)
+    after,     # (m, 17, 3), some frames later
+    frames=2,  # Between the two
+):             # (k, 17): body sizes a frame, of those of `after` that can be followed
     "Speed of each joint of everyone who was there before: the nearest centre within one body size"
     if not len(before) or not len(after): return np.zeros((0, 17))
     (c0, _, _, g0), (c1, s1, _, g1) = body_frame(before), body_frame(after)
@@ -108,7 +114,9 @@ def joint_speeds(
     return np.where(g1 & g0[who], moved, 0)[near]
 
 # %% ../nbs/04_pose.ipynb #c026
-def closeness(people):
+def closeness(
+    people, # (n, 17, 3)
+):
     "e^-distance of the nearest two people in body sizes, and the largest overlap of two boxes (intersection over union); (0, 0) below two"
     if len(people) < 2: return 0.0, 0.0
     centre, size, joints, _ = body_frame(people)
@@ -123,7 +131,11 @@ def closeness(people):
 PARTS = {"head": (0, 1, 2, 3, 4), "arms": (7, 8, 9, 10), "legs": (13, 14, 15, 16)}
 
 # %% ../nbs/04_pose.ipynb #c031
-def joint_grid(people, aspect, cells=4):
+def joint_grid(
+    people,  # (n, 17, 3)
+    aspect,  # Width over height of the frame: x is in heights
+    cells=4, # A side
+):
     "Joints in each cell of a grid by body part, (3, cells, cells): the share of one body's joints of that part, summed over people"
     out = np.zeros((len(PARTS), cells, cells))
     for k, part in enumerate(PARTS.values()):
@@ -133,7 +145,9 @@ def joint_grid(people, aspect, cells=4):
     return out
 
 # %% ../nbs/04_pose.ipynb #c032
-def group_stats(people):
+def group_stats(
+    people, # (n, 17, 3)
+):
     "log(1 + people), largest body, mean size, widest and mean width over height, and closeness's two; (7,)"
     if not len(people): return np.zeros(7)
     _, size, joints, _ = body_frame(people)

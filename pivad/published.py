@@ -50,7 +50,7 @@ TABLE2 = {   # method -> (AUC, AUC_A, AP, AP_A)
 TABLE3 = {   # PMG, alignment, distillation -> AUC
     "PMG": 84.66, "PMG + align": 85.84, "PMG + distill": 86.29, "align + distill": 90.58, "PMG + align + distill": 90.33,
 }
-TABLE4 = {"early": 87.14, "late": 87.48, "early + late": 90.33}   # AUC
+TABLE4 = {"Early": 87.14, "Late": 87.48, "Both": 90.33}   # AUC
 TABLE5 = {   # GFLOPs (multiply-adds at T = 240, see 14_cost), million parameters, frames a second, AUC
     "UR-DMU":             dict(gflops=1.54, params=6.16, fps=110.09, auc=86.97),
     "modality backbones": dict(gflops=2561.40, params=2406.50, fps=None, auc=90.58),

@@ -4,7 +4,7 @@
 
 # %% ../nbs/25_runs.ipynb #c003
 from __future__ import annotations
-import ast, json, os, subprocess, sys, time
+import ast, base64, json, os, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
@@ -12,8 +12,9 @@ from .core import InputError, atomic_path, check_choice, read_json, require, wri
 from .study import code_digest, data_digest, digest, open_data
 
 # %% auto #0
-__all__ = ['PATHS', 'find_notebooks', 'notebook_parameters', 'check_parameters', 'all_parameters', 'result_key', 'execute',
-           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show', 'report', 'describe_record', 'markdown_tables']
+__all__ = ['PATHS', 'WHY', 'find_notebooks', 'notebook_parameters', 'check_parameters', 'all_parameters', 'result_key', 'execute',
+           'write_notebook', 'Job', 'rerun', 'plan', 'work', 'show', 'report', 'from_notebook', 'against_paper',
+           'describe_record', 'markdown_tables']
 
 # %% ../nbs/25_runs.ipynb #c006
 def find_notebooks(
@@ -25,12 +26,17 @@ def find_notebooks(
     return found
 
 # %% ../nbs/25_runs.ipynb #c008
-def notebook_parameters(path) -> dict:
+def notebook_parameters(
+    path, # Notebook with a cell tagged parameters
+) -> dict:
     "name -> default, of a notebook's parameters cell"
     papermill = require("papermill", "notebooks")
     return {k: v["default"] for k, v in papermill.inspect_notebook(str(path)).items()}
 
-def check_parameters(path, parameters):
+def check_parameters(
+    path,       # Notebook
+    parameters, # name -> value
+):
     "`parameters`, if the notebook has them all"
     known = notebook_parameters(path)
     for k in parameters: check_choice(f"parameter of {Path(path).name}", k, known)
@@ -39,13 +45,19 @@ def check_parameters(path, parameters):
 # %% ../nbs/25_runs.ipynb #c014
 PATHS = ("root", "features", "runs", "out", "results")   # parameters that say where something is
 
-def all_parameters(path, parameters:dict) -> dict:
+def all_parameters(
+    path,            # Notebook
+    parameters:dict, # name -> value, of those that differ from the defaults
+) -> dict:
     "The notebook's defaults, overridden; paths are relative to the notebook's folder, and absolute here"
     values = {k: ast.literal_eval(v) for k, v in notebook_parameters(path).items()} | check_parameters(path, parameters)
     return {k: str((Path(path).parent/v).resolve()) if k in PATHS and v else v for k, v in values.items()}
 
 # %% ../nbs/25_runs.ipynb #c015
-def result_key(path, values:dict) -> str:
+def result_key(
+    path,        # Notebook
+    values:dict, # name -> value, of all its parameters
+) -> str:
     "Digest of a notebook's code, of pivad's, of all parameters and of the data they name"
     cells = ["".join(c["source"]) for c in read_json(path)["cells"] if c["cell_type"] == "code"]
     package = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
@@ -74,7 +86,10 @@ def execute(
     write_notebook(out, read_json(running)); running.unlink()
 
 # %% ../nbs/25_runs.ipynb #c020
-def write_notebook(path, nb:dict):
+def write_notebook(
+    path,    # Where to
+    nb:dict, # Executed, as JSON
+):
     "Write an executed notebook without papermill's notes, which hold paths and times"
     nb["metadata"].pop("papermill", None)
     for c in nb["cells"]: c["metadata"] = {k: v for k, v in c["metadata"].items() if k == "tags"}
@@ -148,7 +163,12 @@ def rerun(
     return jobs
 
 # %% ../nbs/25_runs.ipynb #c028
-def plan(notebooks:dict, parameters:dict, out, tag="") -> list:
+def plan(
+    notebooks:dict,  # name -> path
+    parameters:dict, # name -> value, for those notebooks that have it
+    out,             # Folder of the results
+    tag="",          # Put behind each result's name, such as the dataset
+) -> list:
     "A job a notebook; paths among the parameters are relative to here; a parameter that none of them has is an error"
     known = {n: notebook_parameters(p) for n, p in notebooks.items()}
     every = sorted(set().union(*known.values()))
@@ -157,7 +177,11 @@ def plan(notebooks:dict, parameters:dict, out, tag="") -> list:
     return [Job(n, p, given(n, p), out/(f"{n}-{tag}" if tag else n)) for n, p in notebooks.items()]
 
 # %% ../nbs/25_runs.ipynb #c029
-def work(jobs, workers, threads):
+def work(
+    jobs,    # From `plan`, in the order of starting
+    workers, # Notebooks at once
+    threads, # CPU threads of each
+):
     "Start jobs as workers become free, and show how far each is"
     from tqdm import tqdm
     waiting, running, bars = list(jobs), [], {}
@@ -174,7 +198,10 @@ def work(jobs, workers, threads):
         for job in running: job.process.terminate()
 
 # %% ../nbs/25_runs.ipynb #c030
-def show(bar, p):
+def show(
+    bar, # A tqdm bar
+    p,   # done, total and cached, as `report_progress` leaves them
+):
     "Draw a job's progress; runs from the cache do not count in its speed, so that the time left is that of real training"
     if (p["done"], p["total"]) == (bar.n, bar.total): return
     bar.total, bar.initial, bar.n = p["total"], p["cached"], p["done"]
@@ -182,27 +209,76 @@ def show(bar, p):
 
 # %% ../nbs/25_runs.ipynb #c036
 def report(
-    results="results",          # Folder of JSON files
-    out="results/report.md",    # Page to write
+    results="results",          # Folder of JSON files and executed notebooks
+    out="results/report.md",    # Page to write; its figures go into a folder beside it
 ) -> Path:
-    "A Markdown page with the table of every result that has one"
+    "A Markdown page with the table, figures and findings of every result that has a table"
     records = {p.stem: r for p in sorted(Path(results).glob("*.json")) if "overall" in (r := read_json(p))}
     if not records: raise InputError(f"{results}: no results there", fix="run `pivad rerun` first")
-    page = ["# Results", "", f"{len(records)} experiments. In per cent: mean ± standard deviation over the seeds of the mean over the folds; a run reports its last step unless its record says otherwise."]
-    for name, r in records.items(): page += ["", f"## {name}", "", describe_record(r), "", *markdown_tables(r["overall"])]
+    page = ["# Results", "", f"{len(records)} experiments. In per cent: mean ± standard deviation over the seeds of the mean over the folds; a run reports its last step unless its record says otherwise.", "", *against_paper(records)]
+    for name, r in records.items():
+        page += ["", f"## {name}", "", describe_record(r), "", *markdown_tables(r["overall"])]
+        if (nb := Path(results)/f"{name}.ipynb").is_file(): page += from_notebook(nb, Path(out).parent/"figures")
     with atomic_path(out) as tmp: tmp.write_text("\n".join(page) + "\n")
     return Path(out)
 
+# %% ../nbs/25_runs.ipynb #n000
+def from_notebook(
+    path,     # An executed notebook
+    figures,  # Folder for its pictures
+) -> list:    # Lines of Markdown
+    "Figures and findings of an executed notebook, in their order"
+    lines, n = [], 0
+    for cell in read_json(path)["cells"]:
+        for o in cell.get("outputs", []):
+            data = {k: "".join(v) for k, v in o.get("data", {}).items() if k in ("image/png", "text/markdown")}
+            if "image/png" in data:
+                n += 1
+                file = Path(figures)/f"{Path(path).stem}-{n}.png"
+                with atomic_path(file) as tmp: tmp.write_bytes(base64.b64decode(data["image/png"]))
+                lines += ["", f"![{Path(path).stem}, figure {n}]({figures.name}/{file.name})"]
+            elif "text/markdown" in data: lines += ["", data["text/markdown"]]
+    return lines
+
+# %% ../nbs/25_runs.ipynb #n002
+WHY = ("Whatever disagrees may have many reasons: other and far fewer videos, other modality encoders, the `small` preset, a weaker teacher, short trainings, and "
+       "what the paper leaves open (weights in Eq. 5 and 6, τ, the scale of the embeddings in Eq. 1). beats_teacher and sensitivity change some of them one at a time.")
+
+def against_paper(
+    records:dict,        # Name -> record; those with "paper" count
+    reference="UR-DMU",  # Row the others are compared with
+) -> list:               # Lines of Markdown
+    "The paper's differences to UR-DMU beside the measured ones"
+    lines = []
+    for name, r in records.items():
+        paper = r.get("paper") or {}
+        runs = {}
+        for row in r.get("rows", []): runs.setdefault(row["variant"], []).append(row)
+        for metric in ("AUC", "AUC_A", "AP", "AP_A"):
+            if metric not in paper.get(reference, {}) or reference not in runs: continue
+            mean = {k: sum(x[metric] for x in v)/len(v) for k, v in runs.items()}
+            for k in paper:
+                if k == reference or k not in mean or metric not in paper[k]: continue
+                theirs, ours = paper[k][metric] - paper[reference][metric], mean[k] - mean[reference]
+                lines.append(f"| {name} | {k} | {metric} | {theirs:+.2f} | {ours:+.1f} | {'yes' if theirs*ours > 0 else 'no'} |")
+    if not lines: return []
+    return ["## Beside the paper", "", f"Differences to {reference}, the paper's on its own data, ours on the dataset named.", "",
+            "| experiment | row | metric | paper | measured | same sign |", "|---|---|---|---|---|---|", *lines, "", WHY]
+
 # %% ../nbs/25_runs.ipynb #c037
-def describe_record(r:dict) -> str:
+def describe_record(
+    r:dict, # Of an experiment, as `Study.record` makes it
+) -> str:
     "One paragraph: dataset, settings, seeds, versions, time"
     settings = r.get("base") or {k: v for k, v in r.get("config", {}).items() if k in ("preset", "modalities", "segments", "batch_size", "lr", "warmup_steps", "steps")}
     parts = [f"Dataset {r.get('dataset')}, selection: {r.get('selection')}", f"{len({x['seed'] for x in r['rows']})} seeds, {len({x['fold'] for x in r['rows']})} folds"] if r.get("rows") else []
     parts += [", ".join(f"{k} {'+'.join(v) if isinstance(v, list) else v}" for k, v in settings.items())] if settings else []
-    parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items())] + ([f"{r['seconds']:.0f} s"] if "seconds" in r else [])
+    parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items()), r.get("machine", ""), f"commit {r['commit']}" if r.get("commit") else "", f"{r['seconds']:.0f} s" if "seconds" in r else ""]
     return ". ".join(p for p in parts if p) + "."
 
-def markdown_tables(table:dict) -> list:
+def markdown_tables(
+    table:dict, # row -> column -> text
+) -> list:
     "Lines of a Markdown table of row -> column -> text; one table each where it is nested once more"
     if not table: return []
     if isinstance(next(iter(next(iter(table.values())).values())), dict): return [line for k, t in table.items() for line in (f"{k}:", "", *markdown_tables(t), "")]

@@ -6,13 +6,13 @@
 from __future__ import annotations
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from .benchmarks import explain_lengths, read_names, stem
+from .benchmarks import explain_lengths, lineage_truth, read_names, stem
 from .core import InputError, SNIPPET, pick_device
-from .datasets import LINEAGES, frame_truth, covered
+from .datasets import LINEAGES, covered, snippet_counts
 from .urdmu import URDMU
 
 # %% auto #0
-__all__ = ['split_scores', 'ordered', 'read_scores', 'check_truth', 'load_checkpoint']
+__all__ = ['split_scores', 'ordered', 'read_scores', 'check_truth', 'match_truth', 'load_checkpoint']
 
 # %% ../nbs/22_scores.ipynb #c007
 def split_scores(
@@ -20,8 +20,8 @@ def split_scores(
     table,      # Test videos, in the order of the scores
 ):              # {video: scores}, lineage
     "Cut one array into videos; frames of whole snippets become one score a snippet"
-    for lineage, (rule, _) in LINEAGES.items():
-        k = np.array([rule(n)[0] for n in table["n_frames"]])
+    for lineage in _own_first(table):
+        k = snippet_counts(table, lineage)
         if lineage != "frames" and len(flat) == k.sum(): return dict(zip(table["video"], np.split(flat, k.cumsum()[:-1]))), lineage
         frames = np.array([covered(n, x, lineage) for n, x in zip(table["n_frames"], k)])
         if len(flat) != frames.sum(): continue
@@ -30,6 +30,11 @@ def split_scores(
         if lineage == "pad" and any((np.repeat(p[::SNIPPET], SNIPPET)[:len(p)] != p).any() for p in parts): continue     # then they are one a frame
         return dict(zip(table["video"], [_snippets(p, v) for p, v in zip(parts, table["video"])])), lineage
     explain_lengths(sum(table["n_frames"]), len(flat), table.assign(split="test"))
+
+def _own_first(table):
+    "Names of `LINEAGES`, the table's own in front"
+    own = table["lineage"].iloc[0] if "lineage" in table else None
+    return sorted(LINEAGES, key=lambda k: k != own)
 
 def _snippets(frames, video):
     "One score a snippet from one a frame; frames of a snippet that differ are an `InputError`"
@@ -50,21 +55,19 @@ def ordered(
 
 # %% ../nbs/22_scores.ipynb #c013
 def read_scores(
-    path,        # .npy, .csv (video and score, in order within a video), or a folder of .npy files
+    path,        # .npy, .csv (video and score, in order within a video), or a folder of .npy or .csv files, one a video
     table,       # Test videos
 ):               # {video: scores}, lineage
     "Scores of someone else's model"
     path = Path(path)
     if path.suffix == ".npy": return split_scores(_array(path), table)
     if path.suffix == ".csv": found = _scores_csv(path)
-    elif path.is_dir(): found = _unique_stems({p: _array(p) for p in sorted(path.rglob("*.npy"))}, path)
-    else: raise InputError(f"{path}: no scores", expected=".npy, .csv or a folder of .npy files")
+    elif path.is_dir(): found = _unique_stems({p: _array(p) if p.suffix == ".npy" else _column(p) for p in sorted(path.rglob("*")) if p.suffix in (".npy", ".csv")}, path)
+    else: raise InputError(f"{path}: no scores", expected=".npy, .csv or a folder with a .npy or .csv file a video")
     missing = [v for v in table["video"] if stem(v) not in found]
     if missing: raise InputError(f"{path}: {len(missing)} of {len(table)} videos have no scores", found=f"nothing for {missing[0]}")
     scores = {v: found[stem(v)] for v in table["video"]}
-    fits = [k for k, (rule, _) in LINEAGES.items() if all(len(scores[v]) in rule(n) for v, n in zip(table["video"], table["n_frames"]))]
-    own = table["lineage"].iloc[0] if "lineage" in table else None
-    if own in fits: return scores, own
+    fits = [k for k in _own_first(table) if all(len(scores[v]) in LINEAGES[k][0](n) for v, n in zip(table["video"], table["n_frames"]))]
     return scores, fits[0] if fits else None                               # None: evaluate_scores names the first video that does not fit
 
 # %% ../nbs/22_scores.ipynb #c014
@@ -73,10 +76,19 @@ def _array(path):
     try: return np.load(path, allow_pickle=False).astype(float).ravel()
     except (ValueError, OSError) as e: raise InputError(f"{path}: not a .npy file of numbers", found=e) from e
 
+def _column(path):
+    "The scores of one video: the column score, or the only one"
+    t = pd.read_csv(path, header=None)
+    if "score" in (head := t.iloc[0].tolist()): t = t.iloc[1:, [head.index("score")]]
+    x = pd.to_numeric(t[t.columns[0]], errors="coerce")
+    if t.shape[1] != 1 or x.isna().any(): raise InputError(f"{path}: no column of scores", found=f"{t.shape[1]} columns, {int(x.isna().sum())} values of the first are no numbers", expected="a column score, or numbers alone, one a line")
+    return x.to_numpy(float)
+
 def _unique_stems(files, where):
     "stem -> array; two files of one video are an error"
     out = {}
     for p, x in files.items():
+        p = p.with_suffix("")
         if stem(p) in out: raise InputError(f"{where}: {stem(p)} has two files", expected="one file a video")
         out[stem(p)] = x
     return out
@@ -98,8 +110,8 @@ def check_truth(
 ) -> str:    # Its lineage
     "Which lineage a truth array has; an unknown length or another order is an `InputError`"
     truth = np.asarray(truth).ravel()
-    for lineage, (rule, _) in LINEAGES.items():
-        own = lambda t: np.concatenate([frame_truth(r, covered(r["n_frames"], rule(r["n_frames"])[0], lineage)) for _, r in t.iterrows()])
+    for lineage in _own_first(table):
+        own = lambda t: np.concatenate(list(lineage_truth(t.assign(split="test"), lineage).values()))
         ours = own(table)
         if len(ours) != len(truth): continue
         if np.array_equal(ours, truth): return lineage
@@ -107,6 +119,18 @@ def check_truth(
         else: fix = "give the list in whose order it was made"
         raise InputError("truth is in another order, or of other events", found=f"{int((ours != truth).sum())} frames differ, {int(truth.sum())} are positive", expected=f"{int(ours.sum())} positive frames in the table's order", fix=fix)
     explain_lengths(len(truth), sum(table["n_frames"]), table.assign(split="test"))
+
+# %% ../nbs/22_scores.ipynb #n001
+def match_truth(
+    path,     # .npy of 0 and 1: somebody's truth of all test videos
+    scores,   # video -> scores
+    table,    # Test videos
+    tail,     # Lineage of the scores
+) -> str:     # What the truth is, for the protocol
+    "The lineage of a truth array, which has to be as long as the scores"
+    truth, n = _array(Path(path)), sum(covered(n, len(scores[v]), tail) for v, n in zip(table["video"], table["n_frames"]))
+    if len(truth) != n: explain_lengths(len(truth), n, table.assign(split="test"))
+    return f"{Path(path).name}, {check_truth(truth, table)}: equal to the official events"
 
 # %% ../nbs/22_scores.ipynb #c021
 def load_checkpoint(

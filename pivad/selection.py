@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from .core import InputError, check_choice, read_json, rng, seed_from, write_json
 from .evaluation import evaluate_scores, predict, video_score
 from .features import parts_of
-from .datasets import video_parts
+from .features import video_parts
 from .training import describe, save_model, train
 
 # %% auto #0
@@ -88,7 +88,9 @@ class Looks:
         return {"held-out": held, "test": evaluate_scores(scores, self.test, tail=self.info["features"]["tail"], n_bootstrap=0).metrics["AUC"]}
 
 # %% ../nbs/23_selection.ipynb #c015
-def read_looks(run) -> list:
+def read_looks(
+    run, # The run's folder
+) -> list:
     "The looks of a run, one dict each: kind, step, held-out, test"
     path = Path(run)/"looks.json"
     return read_json(path) if path.is_file() else []
@@ -135,7 +137,7 @@ def selection_table(
     run,         # The run's folder
     test,        # Test videos
     store,       # FeatureStore
-    device="auto",
+    device="auto",  # As in `pick_device`
 ) -> pd.DataFrame: # One row a model and selection
     "The models a run kept: chosen at which step, by how many looks at the test videos, and their metrics in per cent"
     rows, looks = [], pd.DataFrame(read_looks(run), columns=["kind", "step", "held-out", "test"])
@@ -145,7 +147,10 @@ def selection_table(
             rows.append({"model": kind, "selection": SELECTIONS[s]} | chosen(part, s) | _metrics(path, test, store, device))
     return pd.DataFrame(rows).set_index(["model", "selection"])
 
-def chosen(looks, selection):
+def chosen(
+    looks,     # Rows of one kind of model
+    selection, # A name in `SELECTIONS`
+):
     "The step that a selection took, and how often it looked at the test videos"
     best = looks["step"].iloc[-1] if selection == "last" else looks.loc[looks[selection][::-1].astype(float).idxmax(), "step"]
     return {"step": int(best), "looks at test": len(looks) if selection == "test" else 0}

@@ -4,16 +4,16 @@
 
 # %% ../nbs/24_study.ipynb #c003
 from __future__ import annotations
-import ast, hashlib, json, os, time
+import ast, hashlib, json, os, shutil, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-import pandas as pd
+import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .comparison import Scored, compare as compare_runs
 from .core import InputError, atomic_path, check_choice, rng, write_json
-from .datasets import dataset_options, load_dataset, video_parts
+from .datasets import dataset_options, load_dataset
 from .evaluation import classwise, evaluate_scores, predict
-from .features import parts_of
+from .features import parts_of, video_parts
 from .npy_features import open_store
 from .selection import SELECTIONS, chosen, read_looks, selected, train_selected
 from .training import FREE, TrainConfig, load_model, make_config
@@ -21,10 +21,13 @@ from .training import FREE, TrainConfig, load_model, make_config
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
            'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
-           'overall', 'beside_paper', 'paired', 'three_selections', 'variant_plot', 'finding']
+           'overall', 'beside_paper', 'paired', 'three_selections', 'imagine', 'explained_variance', 'variant_plot',
+           'finding', 'provenance']
 
 # %% ../nbs/24_study.ipynb #c007
-def digest(*things) -> str:
+def digest(
+    *things, # Bytes, or what JSON can hold
+) -> str:
     "Twelve hexadecimal digits for bytes, or for anything JSON can hold"
     h = hashlib.sha256()
     for x in things: h.update(x if isinstance(x, bytes) else json.dumps(x, sort_keys=True).encode())
@@ -34,7 +37,9 @@ def digest(*things) -> str:
 TRAINS = ("core", "features", "bags", "urdmu", "pmg", "cmi", "model", "training", "selection")   # modules that a training passes through
 SCORES = ("evaluation", "datasets")                                                 # and those between a model and its metrics
 
-def code_digest(modules=TRAINS) -> str:
+def code_digest(
+    modules=TRAINS, # Names of pivad's modules
+) -> str:
     "Digest of the modules' syntax trees: a comment changes nothing"
     return digest(*(ast.dump(ast.parse((Path(__file__).parent/f"{m}.py").read_text("utf-8"))) for m in modules))
 
@@ -78,7 +83,9 @@ class Variant:
 UR_DMU = Variant("UR-DMU", kind="teacher")
 PI_VAD = Variant("π-VAD")
 
-def control(base:dict) -> Variant:
+def control(
+    base:dict, # Settings of the study
+) -> Variant:
     "π-VAD's architecture without any auxiliary loss, trained as long: what the additional parameters alone are worth"
     steps = base.get("warmup_steps", TrainConfig.warmup_steps) + base.get("steps", TrainConfig.steps)
     return Variant("no auxiliary loss", dict(pmg=0., lambda_1=0., lambda_2=0., warmup_steps=0, steps=steps, teacher_steps=steps))
@@ -98,8 +105,8 @@ def run_folder(
     runs,        # Folder of all runs
     cfg,         # TrainConfig
     data,        # `data_digest` of the training and of the test videos
-    kind="student",
-    selecting=Selecting(),
+    kind="student",  # "teacher" or "student"
+    selecting=Selecting(),  # How a step is chosen; decides what is trained on
 ) -> Path:
     "Where the run with these settings on this data lies"
     settings = {k: v for k, v in asdict(cfg).items() if k not in FREE and (kind == "student" or k in TEACHER_ONLY)}
@@ -112,7 +119,7 @@ def trained(
     store,            # FeatureStore
     runs,             # Folder of all runs
     kind="student",   # "teacher" stops after stage 0
-    selecting=Selecting(),
+    selecting=Selecting(),  # Videos held out, and when to look
     wait=True,        # False: a `filelock.Timeout` if another process is training it
     digests=None,     # `data_digest` of training and test videos, if they are known already
 ) -> Path:            # The run's folder
@@ -188,31 +195,37 @@ def part_of(
 
 # %% ../nbs/24_study.ipynb #c041
 @patch
-def run(self:Study, variants) -> pd.DataFrame:
-    "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
+def train(self:Study, variants):
+    "Train what no experiment has trained yet"
     if len({v.name for v in variants}) < len(variants): raise InputError("two variants have one name", found=", ".join(v.name for v in variants))
     from filelock import Timeout
     from tqdm import tqdm
-    todo = [j for j in self.jobs(variants) if (j[0].name, *j[1:]) not in self.evaluations]
+    todo = [j for j in self.jobs(variants) if (j[0].name, *j[1:]) not in self.folders]
     self.asked += len(todo)
     with tqdm(total=len(todo), unit="run") as bar:
         while todo:
             left = []
             for job in todo:
-                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.evaluations), self.asked, self.cached)
+                try: self.cached += self._one(*job); bar.update(); report_progress(len(self.folders), self.asked, self.cached)
                 except Timeout: left.append(job)             # another process trains it: come back later
             if len(left) == len(todo): time.sleep(1)
             todo = left
-    return self.rows(variants)
 
 @patch
 def _one(self:Study, variant, fold, seed):
-    "Train and evaluate one run; whether its training was there already"
+    "Train one run; whether it was there already"
     data, cfg, digests = self.data[fold], variant.config(self.base, seed), self.digests[fold]
     there = selected(run_folder(self.runs, cfg, digests, variant.kind, self.selecting), variant.kind).is_file()
     self.folders[variant.name, fold, seed] = trained(cfg, data, self.store, self.runs, variant.kind, self.selecting, wait=False, digests=digests)
-    self.evaluations[variant.name, fold, seed] = self.evaluation(variant, fold, seed, self.selection)
     return there
+
+@patch
+def run(self:Study, variants) -> pd.DataFrame:
+    "Train and evaluate; one row a run: variant, fold, seed and the metrics in per cent"
+    self.train(variants)
+    for v, fold, seed in self.jobs(variants):
+        if (v.name, fold, seed) not in self.evaluations: self.evaluations[v.name, fold, seed] = self.evaluation(v, fold, seed, self.selection)
+    return self.rows(variants)
 
 # %% ../nbs/24_study.ipynb #c042
 @patch
@@ -233,7 +246,11 @@ def rows(self:Study, variants) -> pd.DataFrame:
                          for v, fold, seed in self.jobs(variants)])
 
 # %% ../nbs/24_study.ipynb #c045
-def report_progress(done, total, cached):
+def report_progress(
+    done,   # Runs finished
+    total,  # Runs in all
+    cached, # Of the finished ones, those that were there before
+):
     "Leave word for whoever started this notebook"
     if path := os.environ.get("PIVAD_PROGRESS"): write_json(path, {"done": done, "total": total, "cached": cached})
 
@@ -259,7 +276,7 @@ def beside_paper(
 def paired(
     rows,                # From `Study.run`
     reference="UR-DMU",  # Variant to compare with
-    metrics=("AUC", "AUC_A"),
+    metrics=("AUC", "AUC_A"),  # Columns to compare
 ) -> pd.DataFrame:
     "Each variant minus the reference: mean, standard deviation over fold and seed, in how many of the pairs it is ahead"
     wide, out = rows.set_index(["variant", "fold", "seed"]), {}
@@ -295,7 +312,8 @@ def three_selections(
 # %% ../nbs/24_study.ipynb #c063
 @patch
 def held_out(self:Study, variants) -> pd.DataFrame:
-    "One row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    "Train; one row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+    self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
         x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
@@ -320,6 +338,43 @@ def classwise(self:Study, variants, draws=200) -> pd.DataFrame:
         part[part.columns[2:]] *= 100
         out.append(part.assign(variant=v.name, fold=fold, seed=seed))
     return pd.concat(out, ignore_index=True)
+
+# %% ../nbs/24_study.ipynb #n002
+@torch.no_grad()
+def imagine(
+    model,  # `PIVAD`, in eval mode
+    table,  # Videos
+    store,  # FeatureStore with their modalities
+):          # Inductor -> modality -> (N, d_j) generated, and modality -> (N, d_j) real
+    "What the PMGs make of the RGB features of all snippets, and what was there"
+    device, names = next(model.parameters()).device, list(model.modalities)
+    pseudo, real = {p: {m: [] for m in names} for p in model.inductors}, {m: [] for m in names}
+    for _, row in table.iterrows():
+        arrays = store.load(video_parts(row), ["rgb", *names])
+        induced = model.induce(torch.as_tensor(arrays["rgb"][:1]).to(device))[1]               # (1, T, D), the first crop
+        for m in names:
+            real[m].append(arrays[m])
+            for p in pseudo: pseudo[p][m].append(model.restore(induced[p].pseudo)[m][0].cpu().numpy())
+    join = lambda d: {m: np.concatenate(x).astype(np.float64) for m, x in d.items()}
+    return {p: join(x) for p, x in pseudo.items()}, join(real)
+
+def explained_variance(
+    pseudo,  # Modality -> (N, d_j), generated
+    real,    # Modality -> (N, d_j)
+) -> dict:   # Modality -> at most 1
+    "Share of the real embeddings' variance that the generated ones explain"
+    return {m: float(1 - ((e - pseudo[m])**2).sum()/((e - e.mean(0))**2).sum()) for m, e in real.items()}
+
+# %% ../nbs/24_study.ipynb #n003
+@patch
+def pmg_quality(self:Study, variants) -> pd.DataFrame:
+    "One row a run and inductor: explained variance of each modality on the test videos, in per cent; after `train`"
+    out = []
+    for v, fold, seed in self.jobs(variants):
+        model, _ = load_model(selected(self.folders[v.name, fold, seed], v.kind), self.device)
+        pseudo, real = imagine(model, self.data[fold].test, self.store)
+        out += [{"variant": v.name, "inductor": p, "fold": fold, "seed": seed} | {m: 100*x for m, x in explained_variance(e, real).items()} for p, e in pseudo.items()]
+    return pd.DataFrame(out)
 
 # %% ../nbs/24_study.ipynb #c075
 def variant_plot(
@@ -366,11 +421,18 @@ def _wilcoxon(d):
     return float(wilcoxon(d).pvalue) if (d != 0).any() else 1.0
 
 # %% ../nbs/24_study.ipynb #c081
+def provenance() -> dict:
+    "Versions, machine and, in a clone, commit: what a number was measured with"
+    import platform, subprocess, pivad
+    git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True) if shutil.which("git") else None
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPU threads"
+    return {"versions": {"pivad": pivad.__version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+            "machine": machine, "commit": git.stdout.strip() if git and git.returncode == 0 else ""}
+
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:
     "All that is needed to judge, or repeat, the experiment"
-    import pivad, torch
     return {"experiment": experiment, "dataset": str(self.dataset) if not str(self.dataset).endswith(".csv") else Path(self.dataset).name, "selection": SELECTIONS[self.selection], "selecting": asdict(self.selecting),
             "base": {k: v for k, v in self.base.items() if k != "device"}, "seeds": list(self.seeds), "folds": list(self.folds),
             "data": {str(f): list(d) for f, d in self.digests.items()}, "rows": rows.round(4).to_dict("records"), "overall": overall(rows).to_dict("index"),
-            **more, "versions": {"pivad": pivad.__version__, "torch": torch.__version__}}
+            **more, **provenance()}

@@ -51,7 +51,9 @@ def _place(depth, flow):
 
 # %% ../nbs/04_text.ipynb #c011
 def caption(
-    pose, flow, depth,  # Vectors of one snippet
+    pose,   # Vector of a snippet, from `MoveNetPose`
+    flow,   # The same from `FlowEncoder`
+    depth,  # And from `FastDepthEncoder`
 ):
     "One sentence on a snippet"
     motion = _motion(flow)

@@ -13,7 +13,7 @@ from torch import nn
 from .core import InputError, atomic_path, check_choice, pick_device, read_json, rng, seed_everything, seed_from, write_json
 from .bags import bag_loader
 from .cmi import TAU, same_snippets
-from .datasets import video_parts
+from .features import video_parts
 from .model import build_pivad, build_teacher, freeze, induction_losses
 from .weights import load_matching
 
@@ -60,7 +60,9 @@ class TrainConfig:
         if self.segments < 2: raise InputError("segments too small", found=self.segments, expected="2 or more: Eq. 2 compares snippets of one video")
 
 # %% ../nbs/20_training.ipynb #c008
-def make_config(**options) -> TrainConfig:
+def make_config(
+    **options, # Fields of `TrainConfig`
+) -> TrainConfig:
     "A `TrainConfig` from keywords, as a command line or a JSON file has them"
     names = [f.name for f in fields(TrainConfig)]
     for k in options: check_choice("training option", k, names)
@@ -69,7 +71,12 @@ def make_config(**options) -> TrainConfig:
 # %% ../nbs/20_training.ipynb #c013
 class Objective(nn.Module):
     "The loss of a stage: a batch of bags -> (loss, dict of its terms)"
-    def __init__(self, stage, model, cfg, teacher=None):
+    def __init__(self,
+        stage,        # "teacher", "warmup" or "main"
+        model,        # Detector to train
+        cfg,          # TrainConfig: factors, τ, and which form of Eq. 2
+        teacher=None, # Frozen, for Eq. 4; None in its own stage
+    ):
         super().__init__()
         self.stage, self.model, self.cfg = stage, model, cfg
         self.teacher = (teacher,)                         # in a tuple: not a submodule, so neither trained nor saved
@@ -97,7 +104,13 @@ class Objective(nn.Module):
             return sum(w[k]*v for k, v in terms.items()), {k: v.detach() for k, v in terms.items()}
 
 # %% ../nbs/20_training.ipynb #c018
-def save_checkpoint(path, model, optimizer, step, history):
+def save_checkpoint(
+    path,      # Where to; .safetensors
+    model,     # Being trained
+    optimizer, # Adam; its moments are kept
+    step,      # Steps done
+    history,   # One dict a step
+):
     "Model, optimizer and history after `step` steps, in one safetensors file"
     from safetensors.torch import save_file
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
@@ -105,7 +118,11 @@ def save_checkpoint(path, model, optimizer, step, history):
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={"step": str(step), "history": json.dumps(history)})
 
 # %% ../nbs/20_training.ipynb #c019
-def load_checkpoint(path, model, optimizer):
+def load_checkpoint(
+    path,      # From `save_checkpoint`, there or not
+    model,     # Gets the weights, in place
+    optimizer, # Gets the moments, in place
+):
     "Restore what `save_checkpoint` wrote; (step, history), or (0, []) if there is no file"
     if not Path(path).is_file(): return 0, []
     tensors, meta = read_tensors(path)
@@ -117,7 +134,9 @@ def load_checkpoint(path, model, optimizer):
     return int(meta["step"]), json.loads(meta["history"])
 
 # %% ../nbs/20_training.ipynb #c020
-def read_tensors(path):
+def read_tensors(
+    path, # A .safetensors file
+):
     "(tensors, metadata) of a safetensors file; a missing or broken one is an `InputError`"
     from safetensors import SafetensorError, safe_open
     if not Path(path).is_file(): raise InputError(f"{path}: no such file", expected="a safetensors file that pivad wrote")
@@ -156,19 +175,29 @@ def run_stage(
     return history
 
 # %% ../nbs/20_training.ipynb #c024
-def share(batch, acc):
+def share(
+    batch, # Of `BagDataset`: rgb, modalities, labels
+    acc,   # An accelerate.Accelerator
+):
     "This process's part of a batch, on its device: every n-th pair of bags of n processes"
     part = lambda x: x.unflatten(0, (2, -1))[:, acc.process_index::acc.num_processes].flatten(0, 1).to(acc.device, non_blocking=True)
     return dict(rgb=part(batch["rgb"]), labels=part(batch["labels"]), modalities={k: part(v) for k, v in batch["modalities"].items()})
 
 # %% ../nbs/20_training.ipynb #c027
-def save_model(path, model, info:dict):
+def save_model(
+    path,      # Where to; .safetensors
+    model,     # Any detector
+    info:dict, # Settings and features: what `build` needs
+):
     "Weights as safetensors, with `info` (see `load_model`) as metadata"
     from safetensors.torch import save_file
     with atomic_path(path) as tmp: save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp, metadata={"pivad_model": json.dumps(info, sort_keys=True)})
 
 # %% ../nbs/20_training.ipynb #c028
-def build(info:dict, kind:str):
+def build(
+    info:dict, # From `describe`, or a model file's metadata
+    kind:str,  # "teacher" or "student"
+):
     "A fresh model of `info`'s settings: kind \"teacher\" or \"student\""
     c = make_config(**info["config"])
     if kind == "teacher": return build_teacher(c.preset, info["in_dim"], noise=c.noise)
@@ -197,7 +226,11 @@ def encoding(
     "How the file's RGB features were made; files written before precision was stated are float32"
     return {k: ({"precision": "float32"} | meta).get(k) for k in ENCODING}
 
-def describe(cfg, table, store) -> dict:
+def describe(
+    cfg,   # TrainConfig
+    table, # Training videos
+    store, # Feature store
+) -> dict:
     "What a run must know of its data: widths of the features, how they were made, which videos"
     name = video_parts(table.iloc[0])
     dims, meta = store.dims(name), store.meta(name)
@@ -207,7 +240,11 @@ def describe(cfg, table, store) -> dict:
                 data=seed_from(*table["video"], *table["label"], *table["n_frames"]) % 2**32)
 
 # %% ../nbs/20_training.ipynb #c032
-def check_features(info, table, store):
+def check_features(
+    info,  # Of a model file
+    table, # Videos to score
+    store, # Their features
+):
     "The first video's features must have been made as those the model was trained on; otherwise scores would be silently wrong"
     name = video_parts(table.iloc[0])
     want, meta, width = info["features"], encoding(store.meta(name)), store.dims(name)["rgb"]
@@ -218,7 +255,10 @@ def check_features(info, table, store):
 # %% ../nbs/20_training.ipynb #c033
 FREE = ("device", "workers", "save_every")   # settings that may differ when a run is resumed: they do not change the numbers of a CPU run
 
-def check_same_run(path, info):
+def check_same_run(
+    path, # config.json of the run
+    info, # Of the run that is to go on
+):
     "`info` must agree with the one the run began with"
     flat = lambda d: {k: v for k, v in (d | asdict(make_config(**d["config"]))).items() if k not in FREE + ("config",)}
     a, b = flat(read_json(path)), flat(json.loads(json.dumps(info)))
@@ -231,6 +271,7 @@ def _accelerator(cfg):
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, PartialState
     device = pick_device(cfg.device)
+    if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)                     # accelerate takes the current one
     mixed = cfg.mixed_precision
     if mixed == "auto": mixed = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     if not PartialState().use_distributed: AcceleratorState._reset_state(reset_partial_state=True)   # a notebook may train twice, with other settings

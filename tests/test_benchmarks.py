@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pivad.benchmarks import BENCHMARKS, check_dataset, lineage_truth, read_ucf, xd_class
+from pivad.benchmarks import BENCHMARKS, LISTS, check_dataset, lineage_truth, listed, read_ucf, xd_class
 from pivad.core import InputError
 from pivad.datasets import load_dataset, load_table
 from pivad.evaluation import evaluate_scores
 from pivad.npy_features import NpyStore, open_store
-from pivad.scores import check_truth, ordered, read_scores
+from pivad.scores import check_truth, match_truth, ordered, read_scores
 
 
 def total(truth):
@@ -68,10 +68,127 @@ def test_splits_are_as_recorded(annotations, name, tmp_path):
     data, b = load_dataset(name, root=annotations / name, lengths=tmp_path / "lengths.csv"), BENCHMARKS[name]
     for t, expected in ((data.train, b.train), (data.test, b.test)):
         assert tuple((t["label"] == k).sum() for k in (0, 1)) == expected
+    kinds = {k for c in data.table["class"] for k in c.split("+")} - {"Normal"}
+    assert kinds == set(b.classes) and set(data.test["fps"] if "fps" in data.test else [np.nan]) == ({b.fps} if b.fps == b.fps else {np.nan})
     if name in ("msad", "shanghaitech"):
         assert (data.test["truth"] == "video").sum() == b.test[1]
         with pytest.raises(InputError, match="the truth of its frames is unknown"):
             evaluate_scores({r["video"]: np.zeros(r["n_frames"] // 16) for _, r in data.test.iterrows()}, data.test)
+
+
+@pytest.mark.parametrize("n, unit", [(69355, "snippet"), (1109680, "frame")])
+def test_one_array_of_the_published_lineage(annotations, tmp_path, n, unit):
+    "Without the features' lengths no rule says which nine videos are shorter; with them the array is cut exactly"
+    path = annotations / "ucf_crime/rocng_i3d_snippets.csv"
+    snippets = pd.read_csv(path).set_index("video")["snippets"]
+    given = load_dataset("ucf_crime", root=annotations / "ucf_crime", lengths=path).test
+    flat = np.concatenate([np.full(snippets[v], i / 290) for i, v in enumerate(given["video"])])
+    np.save(tmp_path / "flat.npy", flat if unit == "snippet" else flat.repeat(16))
+    scores, lineage = read_scores(tmp_path / "flat.npy", given)
+    assert lineage == "roc-ng" and all((s == i / 290).all() and len(s) == snippets[v] for i, (v, s) in enumerate(scores.items()))
+    with pytest.raises(InputError, match=f"(?s)scores {n:,}: roc-ng.*give the features or a list of their lengths"):
+        read_scores(tmp_path / "flat.npy", load_dataset("ucf_crime", root=annotations / "ucf_crime").test)
+    assert evaluate_scores(scores, given, tail="drop", n_bootstrap=0).protocol["frames"] == 1109680      # "drop", as a model of such features says
+    truth = np.concatenate(list(lineage_truth(given, "roc-ng").values()))
+    assert check_truth(truth, given) == "roc-ng" and truth.sum() == 84128
+    rtfm = np.concatenate(list(lineage_truth(given, "rtfm").values()))
+    np.save(tmp_path / "gt.npy", rtfm)
+    with pytest.raises(InputError, match="(?s)truth 1,114,144: rtfm.*scores 1,109,680: roc-ng"):
+        match_truth(tmp_path / "gt.npy", scores, given, lineage)
+
+
+def test_both_forms_of_shanghaitech(annotations, tmp_path):
+    for f in ("SH_Train.txt", "SH_Test.txt"): (tmp_path / f).write_bytes((annotations / "shanghaitech" / f).read_bytes())
+    a, b = (listed("shanghaitech", x).set_index("video") for x in (annotations / "shanghaitech", tmp_path))
+    assert len(a) == len(b) == 437 and a[["split", "label"]].sort_index().equals(b[["split", "label"]].sort_index())
+    assert a["n_frames"].notna().sum() == 155                            # the lists know the lengths of normal test videos
+    for text, words in (("01_001,1,764", "line 1: not understood"), ("01_01", "line 1: not understood"), ("01_001\n01_001", "listed twice")):
+        (tmp_path / "SH_Test.txt").write_text(text)
+        with pytest.raises(InputError, match=words): listed("shanghaitech", tmp_path)
+
+
+def test_masks_and_labels_of_shanghaitech_and_msad_must_agree(tmp_path):
+    (tmp_path / "SH_Train.txt").write_text("01_002\n"); (tmp_path / "SH_Test.txt").write_text("01_001\n01_0015\n")
+    (tmp_path / "test_frame_mask").mkdir()
+    for name, mask in (("01_001", np.ones(50)), ("01_0015", np.zeros(50))):
+        np.save(tmp_path / f"test_frame_mask/{name}.npy", mask)
+        with pytest.raises(InputError, match=f"{name}: label and events contradict"): listed("shanghaitech", tmp_path)
+        (tmp_path / f"test_frame_mask/{name}.npy").unlink()
+    (tmp_path / "msad-i3d.list").write_text("MSAD_normal_park1_i3d.npy\n"); (tmp_path / "msad-i3d-test.list").write_text("Assault_2_i3d.npy\nMSAD_normal_testing_1_i3d.npy\n")
+    head = "name,scenario,total frames,starting frame of anomaly,ending frame of anomaly\n"
+    (tmp_path / "anomaly_annotation.csv").write_text(head + "Assault_2,shop,400,101,200\nAssault_2,shop,400,1,50\n")
+    assert listed("msad", tmp_path).set_index("video")["events"]["Assault_2"] == [[0, 50], [100, 200]]
+    (tmp_path / "anomaly_annotation.csv").write_text(head + "MSAD_normal_testing_1,shop,400,101,200\n")
+    with pytest.raises(InputError, match="label and events contradict"): listed("msad", tmp_path)
+    (tmp_path / "anomaly_annotation.csv").write_text(head + "Assault_2,shop,400,x,200\n")
+    with pytest.raises(InputError, match="line 2: not understood"): listed("msad", tmp_path)
+
+
+def test_ped2_from_the_official_files_is_the_list(shared, tmp_path):
+    "UCSDped2.m and folders of frames, written from the list, give the same table"
+    t = pd.read_csv(shared / "data/ucsd_ped2/videos.csv")
+    for v, n in zip(t["video"], t["n_frames"]):
+        (tmp_path / v[:-3] / v).mkdir(parents=True)
+        for i in range(n): (tmp_path / v[:-3] / v / f"{i + 1:03}.tif").touch()
+    ranges = t.loc[t["label"] == 1, "gt_frames_1based"]
+    (tmp_path / "Test/UCSDped2.m").write_text("TestVideoFile = {};\n% TestVideoFile{end+1}.gt_frame = [1:2];\n" + "".join(f"TestVideoFile{{end+1}}.gt_frame = [{r}];\n" for r in ranges))
+    a, b = (load_dataset("ucsd_ped2", root=x).table.sort_values("video").reset_index(drop=True) for x in (shared / "data/ucsd_ped2", tmp_path))
+    assert a.equals(b) and len(a) == 28
+    record = BENCHMARKS["ucsd_ped2"]
+    assert [tuple(((a["split"] == s) & (a["label"] == k)).sum() for k in (0, 1)) for s in ("train", "test")] == [record.train, record.test]
+    (tmp_path / "Test/UCSDped2.m").write_text("TestVideoFile{end+1}.gt_frame = [60:152];\n" * 36)
+    with pytest.raises(InputError, match="not UCSD Ped2's annotation"): load_dataset("ucsd_ped2", root=tmp_path)
+
+
+@pytest.mark.parametrize("file, text, message", [
+    ("TAD_test.txt", "frames/normal/Normal_008.mp4 77 1 0 77", "line 1: label and events contradict"),
+    ("TAD_test.txt", "frames/abnormal/01_Accident_006.mp4 266 0 75 110", "line 1: label and events contradict"),
+    ("TAD_test.txt", "frames/abnormal/01_Accident_006.mp4 266 1 75", "line 1: not understood"),
+    ("TAD_test.txt", "frames/abnormal/01_Accident_006.mp4 266 9 75 110", "line 1: not understood"),
+    ("TAD_test.txt", "frames/abnormal/01_Accident_006.mp4 266 1 275 310", "01_Accident_006: event beyond the end"),
+    ("TAD_test.txt", "frames/abnormal/01_Accident_001.mp4 266 1 75 110", "video is listed twice"),
+    ("TAD_train.txt", "frames/abnormal/01_Accident_001.mp4 0 1", "line 1: not understood"),
+])
+def test_tad_errors(tmp_path, file, text, message):
+    (tmp_path / "TAD_train.txt").write_text("frames/abnormal/01_Accident_001.mp4 0 224 1\nframes/normal/Normal_001.mp4 0 141 0\n")
+    (tmp_path / "TAD_test.txt").write_text("frames/abnormal/01_Accident_006.mp4 266 1 75 110\nframes/normal/Normal_008.mp4 77 0 0 77\n")
+    assert load_dataset("tad", root=tmp_path).test["class"].tolist() == ["Accident", "Normal"]
+    (tmp_path / file).write_text(text + "\n")
+    with pytest.raises(InputError, match=message): load_dataset("tad", root=tmp_path)
+
+
+def test_avenue_errors_and_names(tmp_path):
+    from scipy.io import savemat
+    with pytest.raises(InputError, match="no label masks"): load_dataset("cuhk_avenue", root=tmp_path)
+    masks = np.empty((1, 48), object)
+    for i in range(48): masks[0, i] = np.full((2, 2), i < 20, np.uint8)
+    savemat(tmp_path / "1_label.mat", {"volLabel": masks})
+    for folder in ("training_videos", "testing_videos"): write_crops(tmp_path / "features" / folder, "01", 3)
+    for i in range(2, 17): write_crops(tmp_path / "features/training_videos", f"{i:02}", 3)
+    data = load_dataset("cuhk_avenue", root=tmp_path, features=tmp_path / "features")
+    assert len(data.train) == 16 and data.test["events"].tolist() == [[[0, 20]]] and data.test["lineage"].tolist() == ["drop"]
+    assert not len(check_dataset(data.table, open_store(tmp_path / "features")))
+    for f in (tmp_path / "features/testing_videos").iterdir(): f.unlink()
+    assert check_dataset(data.table, open_store(tmp_path / "features")).values.tolist() == [["missing", "testing_videos/01", "testing_videos/01"]]
+    (tmp_path / "1_label.mat").write_bytes(b"no Matlab file" * 20)
+    with pytest.raises(InputError, match="1_label.mat: cannot be read"): load_dataset("cuhk_avenue", root=tmp_path)
+
+
+def test_features_are_checked_without_known_lengths(annotations, tmp_path):
+    "XD-Violence's annotation has no lengths, UCF-Crime's none of training videos: names are checked all the same"
+    names = listed("xd_violence", annotations / "xd_violence")
+    for v in names["video"][::400]: np.save(tmp_path / f"{v}__0.npy", np.zeros((400, 2), np.float32))
+    short = names[names["events"].map(len) > 0].iloc[0]
+    np.save(tmp_path / f"{short['video']}__0.npy", np.zeros((1, 2), np.float32))
+    np.save(tmp_path / "elsewhere__0.npy", np.zeros((1, 2), np.float32))
+    found = check_dataset(names, open_store(tmp_path))
+    assert found["problem"].value_counts().to_dict() == {"missing": 4754 - len(names[::400]) - 1, "too short": 1, "extra": 1}
+    assert listed("ucf_crime", annotations / "ucf_crime")["n_frames"].isna().sum() == 1610
+
+
+def test_every_benchmark_has_a_record_and_a_list():
+    assert set(LISTS) == set(BENCHMARKS) and len(LISTS) == 7
+    assert all(b.citation and b.url.startswith("http") and b.classes and b.metric in ("AUC", "AP") for b in BENCHMARKS.values())
 
 
 # --- published features ---
@@ -168,7 +285,7 @@ def test_feature_errors(ucf):
     write_crops(ucf / "features/again", "Arson011_x264", 20)
     with pytest.raises(InputError, match="Arson011_x264 is listed twice"): load_dataset("ucf_crime", root=ucf, features=ucf / "features")
     problems = check_dataset(data.table, open_store(ucf / "features"))
-    assert "duplicated" in set(problems["problem"])
+    assert problems[["problem", "video"]].values.tolist() == [["duplicated", "again/Arson011_x264"]]
     for f in (ucf / "features/again").iterdir(): f.unlink()
     (ucf / "features/Arson011_x264__2.npy").unlink()
     assert check_dataset(data.table, open_store(ucf / "features"))["problem"].tolist() == ["unreadable"]
@@ -177,6 +294,22 @@ def test_feature_errors(ucf):
     write_crops(ucf / "features", "Arson011_x264", 7)
     with pytest.raises(InputError, match="(?s)Arson011_x264: too short for every known lineage.*roc-ng: 20 or 19"): load_dataset("ucf_crime", root=ucf, features=ucf / "features")
     assert check_dataset(data.table, open_store(ucf / "features"))["problem"].tolist() == ["too short"]
+
+
+def test_features_in_folders_are_found_by_name(ucf):
+    (ucf / "features").rename(ucf / "flat")
+    for f in sorted((ucf / "flat").iterdir()):
+        (ucf / "features" / f.name[:3]).mkdir(parents=True, exist_ok=True)
+        f.rename(ucf / "features" / f.name[:3] / f.name)
+    data, store = load_dataset("ucf_crime", root=ucf, features=ucf / "features"), open_store(ucf / "features")
+    assert set(data.table["video"]) == set(store) and "Ars/Arson011_x264" in store
+    assert not len(check_dataset(listed("ucf_crime", ucf), store)) and not len(check_dataset(data.table, store))
+
+
+def test_features_that_are_not_there_are_noted(ucf):
+    for f in (ucf / "features").glob("Arson*"): f.unlink()
+    notes = load_dataset("ucf_crime", root=ucf, features=ucf / "features").notes
+    assert any("1 of 5 videos are not in" in n and "Arson011_x264" in n for n in notes)
 
 
 def test_without_annotated_lengths_features_must_give_them(ucf):
@@ -203,6 +336,16 @@ def test_wrong_order_and_wrong_lineage(ucf, tmp_path):
         np.save(tmp_path / "flat.npy", x)
         scores, found = read_scores(tmp_path / "flat.npy", table)
         assert found == lineage and list(scores) == list(good)
+    (tmp_path / "each").mkdir()
+    for v, x in good.items(): pd.DataFrame({"snippet": range(len(x)), "score": x}).to_csv(tmp_path / f"each/{v}.csv", index=False)
+    np.savetxt(tmp_path / "each/Arson011_x264.csv", good["Arson011_x264"])
+    (tmp_path / "each/Fighting003_x264.csv").unlink(); np.save(tmp_path / "each/Fighting003_x264.npy", good["Fighting003_x264"])
+    scores, found = read_scores(tmp_path / "each", table)
+    assert found == "drop" and all(np.allclose(scores[v], good[v]) for v in good)
+    np.save(tmp_path / "each/Arson011_x264.npy", good["Arson011_x264"])
+    with pytest.raises(InputError, match="Arson011_x264 has two files"): read_scores(tmp_path / "each", table)
+    (tmp_path / "each/Arson011_x264.npy").unlink(); (tmp_path / "each/Arson011_x264.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no column of scores"): read_scores(tmp_path / "each", table)
     (tmp_path / "list.txt").write_text("\n".join(f"x/{v}__{k}.npy" for v in reversed(list(good)) for k in range(5)))
     assert ordered(table, tmp_path / "list.txt")["video"].tolist() == list(good)[::-1]
     pd.DataFrame({"video": ["Arson011_x264"]*2, "frame": [16, 0], "score": [0, 1]}).to_csv(tmp_path / "s.csv", index=False)

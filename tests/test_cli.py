@@ -62,7 +62,7 @@ def test_from_videos_to_scores(world):
     for v, x in metrics["scores"].items():
         np.save(world / f"scores/{v}.npy", x)
     r = pivad("evaluate", "--scores", world / "scores", "--dataset", world / "data.csv", "--out", world / "again.json", "--bootstrap", 20)
-    assert r.returncode == 0 and "'tail': 'drop'" in r.stdout, r.stderr
+    assert r.returncode == 0 and "tail: drop" in r.stdout, r.stderr
     again = json.loads((world / "again.json").read_text())
     assert again["metrics"] == metrics["metrics"] and again["protocol"]["selection"] == "as given"
     r = pivad("dataset", "check", world / "data.csv", "--features", world / "features")
@@ -71,7 +71,7 @@ def test_from_videos_to_scores(world):
     from pivad.urdmu import URDMU
     torch.save({f"module.{k}": v for k, v in URDMU().state_dict().items()}, world / "published.pkl")
     r = pivad("evaluate", "--checkpoint", world / "published.pkl", *data, "--bootstrap", 20, "--level", "video")
-    assert r.returncode == 0 and "video AUC" in r.stdout and "'tail': 'drop'" in r.stdout, r.stderr
+    assert r.returncode == 0 and "video AUC" in r.stdout and "tail: drop" in r.stdout, r.stderr
 
     r = pivad("detect", world / "videos/v5.mp4", "--model", world / "run", "--rgb", weights, "--threshold", 0, cwd=world)
     assert r.returncode == 0, r.stderr
@@ -84,6 +84,66 @@ def test_from_videos_to_scores(world):
 
     r = pivad("detect", world / "videos/v5.mp4", "--model", world / "run", "--rgb", world / "run/student.safetensors")
     assert r.returncode == 1 and "do not fit" in r.stderr and "Traceback" not in r.stderr
+
+
+@pytest.fixture(scope="module")
+def crimes(tmp_path_factory):
+    "UCF-Crime's files with three test videos, and 1,024-d features of ten crops; one video of whole snippets is a snippet short, as Roc-Ng's are"
+    folder, r = tmp_path_factory.mktemp("crimes"), np.random.default_rng(0)
+    (folder / "a").mkdir(); (folder / "f").mkdir()
+    (folder / "a/Anomaly_Train.txt").write_text("Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4\n")
+    (folder / "a/Anomaly_Test.txt").write_text("Arson/Arson011_x264.mp4\nFighting/Fighting003_x264.mp4\nTesting_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4\n")
+    (folder / "a/UCF_Annotation.txt").write_text("Fighting/Fighting003_x264.mp4 325 Fighting 16 48 160 327\nArson/Arson011_x264.mp4 320 Arson 80 240 -1 -1\n"
+                                                 "Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4 100 Normal -1 -1 -1 -1\n")
+    for v, T in {"Abuse001": 9, "Normal_Videos001": 3, "Arson011": 19, "Fighting003": 20, "Normal_Videos_003": 6}.items():
+        for k in range(10): np.save(folder / f"f/{v}_x264__{k}.npy", r.random((T, 1024), dtype=np.float32))
+    return folder
+
+
+def test_a_benchmark_from_its_files_to_numbers(crimes):
+    r = pivad("dataset", "check", "ucf_crime", "--annotations", "a", "--features", "f", cwd=crimes)
+    assert r.returncode == 0 and "5 videos, all there" in r.stdout, r.stdout + r.stderr
+    r = pivad("dataset", "build", "ucf_crime", "--annotations", "a", "--features", "f", cwd=crimes)
+    assert r.returncode == 0 and "lineage: roc-ng" in r.stdout and "clipped to its 325 frames" in r.stdout and "written: ucf_crime.csv" in r.stdout, r.stdout + r.stderr
+    import torch
+    from pivad.urdmu import URDMU
+    torch.save({f"module.{k}": v for k, v in URDMU().state_dict().items()}, crimes / "ucf_trans_2022.pkl")
+    outputs = []
+    for data in (("ucf_crime", "--root", "a"), ("ucf_crime.csv",)):                      # the files, or the table built from them
+        r = pivad("evaluate", "--checkpoint", "ucf_trans_2022.pkl", "--dataset", *data, "--features", "f", "--bootstrap", 20, "--out", f"{len(outputs)}.json", cwd=crimes)
+        assert r.returncode == 0 and "tail: roc-ng" in r.stdout and "frames: 720\n" in r.stdout, r.stdout + r.stderr
+        outputs.append(json.loads((crimes / f"{len(outputs)}.json").read_text()))
+    assert outputs[0] == outputs[1] and outputs[0]["protocol"]["anomalous_frames"] == 160 + 32 + 160
+
+    flat = np.concatenate([outputs[0]["scores"][v] for v in ("Arson011_x264", "Fighting003_x264", "Normal_Videos_003_x264")])
+    np.save(crimes / "flat.npy", flat.repeat(16))
+    (crimes / "lengths.csv").write_text("video,snippets\nArson011_x264,19\nFighting003_x264,20\nNormal_Videos_003_x264,6\n")
+    truth = np.zeros((45, 16), np.int8); truth[5:15] = truth[20:22] = truth[29:39] = 1
+    np.save(crimes / "gt.npy", truth.ravel())
+    own = ("evaluate", "--scores", "flat.npy", "--dataset", "ucf_crime", "--root", "a", "--bootstrap", 20)
+    r = pivad(*own, "--lengths", "lengths.csv", "--truth", "gt.npy", "--out", "2.json", cwd=crimes)
+    assert r.returncode == 0 and "truth: gt.npy, roc-ng: equal to the official events" in r.stdout, r.stdout + r.stderr
+    assert json.loads((crimes / "2.json").read_text())["metrics"] == outputs[0]["metrics"]
+    np.save(crimes / "gt.npy", np.r_[truth.ravel(), np.zeros(48)])
+    r = pivad(*own, "--lengths", "lengths.csv", "--truth", "gt.npy", cwd=crimes)
+    assert r.returncode == 1 and "truth 768: rtfm" in r.stderr and "scores 720: roc-ng" in r.stderr and "Traceback" not in r.stderr
+    np.save(crimes / "flat.npy", flat[:-1])
+    r = pivad(*own, cwd=crimes)
+    assert r.returncode == 1 and "different lengths" in r.stderr and "scores 44: no known lineage" in r.stderr and "drop 736" in r.stderr
+
+
+def test_checking_a_benchmark_names_every_problem(crimes, tmp_path):
+    import shutil
+    shutil.copytree(crimes / "f", tmp_path / "f")
+    for f in (tmp_path / "f").glob("Abuse*"): f.unlink()
+    (tmp_path / "f/Arson011_x264__4.npy").unlink()
+    for name, T in (("again/Normal_Videos001_x264", 3), ("extra", 2), ("Fighting003_x264", 7)):
+        (tmp_path / "f/again").mkdir(exist_ok=True)
+        for k in range(10): np.save(tmp_path / f"f/{name}__{k}.npy", np.zeros((T, 8), np.float32))
+    r = pivad("dataset", "check", "ucf_crime", "--annotations", crimes / "a", "--features", tmp_path / "f")
+    assert r.returncode == 1 and "Traceback" not in r.stderr
+    assert sorted(line.split()[:2] for line in r.stdout.splitlines()[1:]) == [["duplicated", "again/Normal_Videos001_x264"], ["extra", "extra"], ["missing", "Abuse001_x264"],
+                                                                              ["too", "short"], ["unreadable", "Arson011_x264"]]
 
 
 def test_bad_videos_do_not_stop_the_rest(world, tmp_path):
@@ -110,7 +170,8 @@ def test_bad_videos_do_not_stop_the_rest(world, tmp_path):
     (["extract", "v.mp4", "--out", "features", "--crops", "3"], 2, "'3'"),
     (["dataset", "build", "ucf_krime"], 1, "unknown dataset"),
     (["dataset", "check", "d.csv", "--features", "empty"], 1, "d.csv"),
-    (["dataset", "list"], 0, "ucf_crime"),
+    (["dataset", "list"], 0, "ucf_crime: train 800 normal + 810 anomalous, test 150 + 140; 13 classes; features of 10 crops, 1024-d; 30 fps; AUC"),
+    (["dataset", "check", "ucf_crime", "--features", "empty"], 1, "give --annotations"),
     (["dataset", "build", "ucf_crime", "--annotations", "empty"], 1, "no such file"),
     (["evaluate", "--dataset", "d.csv"], 2, "one of MODEL"),
     (["train", "--dataset", "d.csv", "--features", "empty", "--out", "run", "--learning-rate", "1"], 2, "--learning-rate"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pivad.comparison import Scored, check_pairs, compare, roc_pr_plot
+from pivad.comparison import Scored, check_pairs, compare, comparison_plot, roc_pr_plot
 from pivad.core import InputError
 from pivad.datasets import frame_truth
 from pivad.evaluation import classwise, delay_metrics, detection_delays, evaluate_scores
@@ -66,6 +66,32 @@ def test_compare_is_the_paired_t_test_and_a_paired_bootstrap():
     assert row["low"] < row["difference"] < row["high"]
     back = compare(methods, reference="B", n=100).loc[("AUC", "A")]
     assert back["difference"] == pytest.approx(-row["difference"]) and back["low"] == pytest.approx(-row["high"])     # the same draws
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 10**6), st.sampled_from(["random", "same", "ties"]))
+def test_p_is_scipys_where_it_is_defined(runs, seed, kind):
+    table, _ = case(0, n=6)
+    methods = {k: [Scored({v: np.round(s, 0) if kind == "ties" else s for v, s in case(seed + (10 * i + r) * (kind != "same"), n=6)[1].items()}, table) for r in range(runs)] for i, k in enumerate("AB")}
+    row = compare(methods, n=0).loc[("AUC", "B")]
+    a, b = ([100 * roc_auc_score(*(np.concatenate(x) for x in zip(*[(frame_truth(v, 192), r.scores[v["video"]].repeat(16)) for _, v in table.iterrows()]))) for r in methods[k]] for k in "AB")
+    assert row["difference"] == pytest.approx(np.mean(b) - np.mean(a), abs=1e-9)
+    if runs == 1 or kind == "same":
+        assert np.isnan(row["p over runs"])
+    else:
+        assert row["p over runs"] == pytest.approx(stats.ttest_rel(b, a).pvalue, rel=1e-6, nan_ok=True)
+
+
+def test_an_undefined_metric_is_named_and_drawn_without_a_value():
+    table, scores = case(0)
+    table = table.assign(label=1, events=[[[0, 197]]] * len(table))      # every frame is anomalous
+    with pytest.warns(UserWarning, match="AUC: no normal frame"):
+        result = compare({"A": [Scored(scores, table)] * 2, "B": [Scored(scores, table)] * 2}, n=5)
+    assert result["mean"].isna().all()
+    assert [t.get_text() for t in comparison_plot(result).axes[0].get_yticklabels()] == ["B"]
+    legend = roc_pr_plot({"A": Scored(scores, table)}, n=5).axes[0].get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ["A, no normal frame"]
 
 
 def test_what_cannot_be_paired():

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from pivad.core import InputError
-from pivad.datasets import check_table, frame_truth, load_dataset, load_table, parse_ranges, save_table, scored_frames
+from pivad.benchmarks import parse_ranges
+from pivad.datasets import check_table, frame_truth, load_dataset, load_table, save_table, scored_frames
 from pivad.features import FeatureStore, write_features
 from pivad.surveillance_fights import assign_folds, clip_lengths, read_list, surveillance_fights
 
@@ -68,7 +69,7 @@ def test_bad_files(tmp_path):
         load_dataset(tmp_path/"t.csv", fold=0)
     with pytest.raises(InputError, match="no such folder"):
         load_dataset("ucsd_ped2", root=tmp_path/"none")
-    with pytest.raises(InputError, match="videos.csv: no such file"):
+    with pytest.raises(InputError, match="neither UCSDped2.m nor videos.csv"):
         load_dataset("ucsd_ped2", root=tmp_path)
     with pytest.raises(InputError, match="unknown option for ucsd_ped2: 'fold'"):
         load_dataset("ucsd_ped2", root=tmp_path, fold=1)

@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 from conftest import ROOT
 
@@ -94,6 +95,32 @@ def test_executed_notebooks_find_their_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(build, "NBS", tmp_path / "nbs")
     assert {k: [p.stem for p in v] for k, v in build.executed().items()} == {"sweep": ["sweep-simcctv", "sweep-simcctv-long"], "sweep_size": ["sweep_size-simcctv"]}
+
+
+def test_quarto_where_it_is_installed(tmp_path, monkeypatch):
+    "Then quarto renders what was staged, with KaTeX and without running anything"
+    sys.path.insert(0, str(ROOT / "docs"))
+    import build
+    quarto = tmp_path / "bin" / "quarto"
+    quarto.parent.mkdir()
+    quarto.write_text('#!/bin/sh\necho "$@" > "$2/arguments"\n')
+    quarto.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{quarto.parent}:/usr/bin:/bin")
+    proc = tmp_path / "proc"
+    config = build.stage(proc)
+    assert build.render(proc, config) == ("quarto", [])
+    assert (proc / "arguments").read_text().split() == ["render", str(proc), "--no-execute"]
+    written = yaml.safe_load((proc / "_quarto.yml").read_text())
+    assert written["format"]["html"]["html-math-method"] == "katex" and written["project"]["output-dir"] == "_site"
+    pages = re.findall(r"'href': '([^':]+)'|'([\w/]+\.(?:qmd|ipynb|md))'", str(written["website"]))
+    assert len(pages) > 60 and not [p for p in map("".join, pages) if not (proc / p).is_file()]
+
+
+def test_one_page_leads_to_the_next(site):
+    "From 00 to 31 in the order of reading"
+    order = re.findall(r"\b(\d\d_\w+)\.ipynb", (ROOT / "_quarto.yml").read_text())
+    for here, after in zip(order, order[1:]):
+        assert re.search(rf'nav-page-next[^>]*>\s*<a[^>]*href="(\./)?{after}\.html"', (site / f"{here}.html").read_text()), f"{here} -> {after}"
 
 
 def test_links(site, parsed):

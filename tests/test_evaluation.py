@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pivad.core import InputError
-from pivad.evaluation import bootstrap, cell_metrics, postprocess, video_score, count_cells, evaluate, evaluate_scores, frame_metrics, intervals, predict
+from pivad.datasets import frame_truth
+from pivad.evaluation import (bootstrap, cell_metrics, classwise, count_cells, delay_metrics, delay_samples, detection_delays, draw_videos, evaluate,
+                              evaluate_scores, frame_metrics, intervals, postprocess, predict, video_score, weighted_metrics)
 from pivad.features import FeatureStore, write_features
 
 
@@ -134,7 +136,8 @@ def test_a_model_that_returns_nonsense(store):
         evaluate_scores({"a": np.zeros(8), "b": np.zeros(10)}, rows())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluate_scores({"a": np.zeros(8), "b": np.zeros(10)}, rows(), tail="pad", n_bootstrap=0)
+        result = evaluate_scores({"a": np.zeros(8), "b": np.zeros(10)}, rows(), tail="pad", n_bootstrap=0)
+    assert np.isnan(result.metrics["delay"]) and "threshold" in result.protocol["undefined"]["delay"] and result.metrics["missed"] == 1
 
 
 # --- properties: random and degenerate cases against sklearn ---
@@ -179,6 +182,114 @@ def test_properties(case):
         assert step["FAR_R90"] == pytest.approx((normal >= threshold).mean(), abs=1e-12)
     undefined = [k for k, v in step.items() if np.isnan(v)]
     assert bool(undefined) == bool(caught) and all(f"{k}: no " in str(caught[0].message) for k in undefined)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.sampled_from(["step", "trapezoid"]), st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.1]), st.integers(0, 10**6))
+def test_a_resample_is_its_videos_written_out(case, ap, threshold, seed):
+    "Weights against sklearn on the frames of every video as often as it was drawn; the quick and the plain way agree to the last digits"
+    scores, truth, lengths = case
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    anomalous = np.bincount(ids, truth) > 0
+    cells, weight = count_cells(scores, truth, lengths), np.random.default_rng(seed).integers(0, 3, len(lengths)).astype(float)
+    quick, plain = weighted_metrics(cells, ap, threshold)(weight), cell_metrics(cells, weight, ap, threshold)
+    frames = np.repeat(np.arange(len(ids)), weight[ids].astype(int))
+    for suffix, part in (("", frames), ("_A", frames[anomalous[ids[frames]]])):
+        auc, step, trapezoid = reference(truth[part], scores[part])
+        for found in (quick, plain):
+            assert found["AUC" + suffix] == pytest.approx(auc, abs=1e-12, nan_ok=True)
+            assert found["AP" + suffix] == pytest.approx(step if ap == "step" else trapezoid, abs=1e-12, nan_ok=True)
+    normal = scores[frames[~anomalous[ids[frames]]]]
+    for found in (quick, plain):
+        assert found["FAR"] == pytest.approx((normal >= threshold).mean() if len(normal) else float("nan"), abs=1e-12, nan_ok=True)
+    assert quick["FAR_R90"] == pytest.approx(plain["FAR_R90"], abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=1, max_size=60), st.sampled_from([0.5, 0.9, 0.95]))
+def test_intervals_are_percentiles_of_what_is_defined(values, level):
+    low, high = intervals(pd.DataFrame({"AUC": values}), level)["AUC"]
+    defined = [v for v in values if v == v]
+    expected = np.quantile(defined, [(1 - level)/2, (1 + level)/2]) if defined else [np.nan, np.nan]
+    np.testing.assert_allclose([low, high], expected, atol=1e-12)
+
+
+@st.composite
+def sets_of_videos(draw):
+    "A small test set and its scores: several classes, events that may lie in the dropped tail, ties, perhaps one label or one video only"
+    rows, scores = [], {}
+    for i in range(draw(st.integers(1, 6))):
+        T, label = draw(st.integers(1, 6)), draw(st.integers(0, 1))
+        n = 16*T + draw(st.integers(0, 15))
+        cuts = sorted(draw(st.sets(st.integers(0, n), min_size=2*draw(st.integers(1, 2)), max_size=4)))
+        events = [[a, b] for a, b in zip(cuts[::2], cuts[1::2])] if label else []
+        rows.append({"video": f"v{i}", "split": "test", "label": label, "class": draw(st.sampled_from(["Arson", "Fighting"])) if label else "Normal", "n_frames": n, "events": events})
+        scores[f"v{i}"] = np.array(draw(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.9]), min_size=T, max_size=T)))
+    return pd.DataFrame(rows), scores
+
+
+def pooled(table, scores):
+    "Scores and truth of all scored frames of some videos"
+    frames = [(np.repeat(scores[r["video"]], 16), frame_truth(r, 16*len(scores[r["video"]]))) for _, r in table.iterrows()]
+    return [np.concatenate(x) for x in zip(*frames)]
+
+
+@pytest.mark.filterwarnings("ignore:undefined and NaN")
+@settings(max_examples=150, deadline=None)
+@given(sets_of_videos())
+def test_levels_and_classes_equal_sklearn(case):
+    table, scores = case
+    result = {level: evaluate_scores(scores, table, level=level, n_bootstrap=3) for level in ("frame", "snippet", "video")}
+    s, t = pooled(table, scores)
+    halves = t.reshape(-1, 16).sum(1) >= 8
+    expected = {"frame": (s, t), "snippet": (s[::16], halves), "video": (np.array([np.sort(scores[v])[-(len(scores[v])//16 + 1):].mean() for v in table["video"]]), table["label"].to_numpy())}
+    for level, (s, t) in expected.items():
+        auc, ap, _ = reference(t, s)
+        name = "" if level == "frame" else f"{level} "
+        assert result[level].metrics[f"{name}AUC"] == pytest.approx(auc, abs=1e-12, nan_ok=True)
+        assert result[level].metrics[f"{name}AP"] == pytest.approx(ap, abs=1e-12, nan_ok=True)
+        undefined = {k.removeprefix(name) for k, v in result[level].metrics.items() if np.isnan(v)}
+        assert undefined == set(result[level].protocol.get("undefined", {}))            # every NaN has its reason
+    if not table["label"].any(): return
+    for against in ("within", "normal"):
+        for _, row in classwise(scores, table, against=against, n_bootstrap=0).iterrows():
+            s, t = pooled(table[(table["class"] == row["class"]) | (table["label"] == 0) & (against == "normal")], scores)
+            auc, ap, _ = reference(t, s)
+            assert row["AUC"] == pytest.approx(auc, abs=1e-12, nan_ok=True) and row["AP"] == pytest.approx(ap, abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sets_of_videos(), st.integers(0, 10**6))
+def test_resampled_delays_are_those_of_the_videos_written_out(case, seed):
+    table, scores = case
+    weights = np.random.default_rng(seed).integers(0, 3, (4, len(table)))
+    samples = delay_samples(detection_delays(scores, table), table, weights)
+    for w, (_, found) in zip(weights, samples.iterrows()):
+        drawn = table.iloc[np.repeat(np.arange(len(table)), w)]
+        expected = delay_metrics(detection_delays(scores, drawn) if len(drawn) else pd.DataFrame(columns=["delay"], dtype=float))
+        assert found.to_dict() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 9))
+def test_smoothing_is_a_mean_of_the_neighbours_there_are(scores, width):
+    window, ones = np.ones(width), np.ones(len(scores))
+    full = np.convolve(scores, window)/np.convolve(ones, window)
+    np.testing.assert_allclose(postprocess(scores, smooth=width), full[width//2:][:len(scores)], atol=1e-9)
+    stretched = postprocess(scores, minmax=True)
+    assert stretched.min() == 0 and stretched.max() == (1 if np.ptp(scores) else 0)
+
+
+def test_a_class_without_normal_frames_says_so():
+    table = pd.DataFrame({"video": ["a", "b"], "split": "test", "label": 1, "class": ["Arson", "Abuse"], "n_frames": 32, "events": [[[0, 32]], [[0, 16]]]})
+    with pytest.warns(UserWarning, match="Arson AUC: no normal frame"):
+        found = classwise({"a": np.array([.1, .2]), "b": np.array([.9, .2])}, table, n_bootstrap=0).set_index("class")
+    assert np.isnan(found.loc["Arson", "AUC"]) and found.loc["Abuse", "AUC"] == 1
+
+
+def test_the_draws_are_stratified():
+    cells = count_cells(*synthetic(2, 10))
+    for w in draw_videos(cells, 20): assert w[cells.anomalous].sum() == cells.anomalous.sum() and w.sum() == len(w)
 
 
 def test_levels_and_postprocessing_are_named():

@@ -76,7 +76,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "nbs").rg
 
 def commands(path):
     "The lines of a page's shell blocks, without comments"
-    blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.M | re.S)
+    blocks = re.findall(r"^```sh\n(.*?)^```", re.sub(r" \\\n\s*", " ", path.read_text()), re.M | re.S)   # a line may go on behind a backslash
     lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -147,7 +147,7 @@ def test_commands_exist(path):
             words = part.split()
             if words[:1] == ["make"]:
                 assert words[1] in targets(), line
-            part = re.sub(r"^.*-m pivad\.cli", "pivad", part.strip())
+            part = re.sub(r"^.*-m pivad\.cli|^(\w+=\S+ )+pivad", "pivad", part.strip())
             if part.startswith("pivad "):
                 command, rest = cli_command(part)
                 known = options_of(command)

@@ -1,5 +1,7 @@
 """Every notebook runs, is clean, and pivad/ is what the notebooks export."""
 import filecmp
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +67,30 @@ def test_committed_outputs(path):
     code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and c.source.strip()]
     errors = [o.ename for c in code for o in c.outputs if o.output_type == "error"]
     assert not errors and (path.parent.name == "experiments" or any(c.outputs for c in code))
+
+
+ORDER = re.findall(r"\b(\d\d_\w+)\.ipynb", (ROOT / "_quarto.yml").read_text())   # of reading
+
+
+def test_nothing_needs_looking_ahead():
+    "A notebook imports only from those before it in the order of reading, and numbers go up"
+    assert [n[:2] for n in ORDER] == sorted(n[:2] for n in ORDER) and sorted(ORDER) == [p.stem for p in NOTEBOOKS if p.stem[:2].isdigit()]
+    place = {n.partition("_")[2]: i for i, n in enumerate(ORDER)}
+    ahead = set()
+    for i, name in enumerate(ORDER):
+        cells = [c["source"] for c in json.loads((NBS / f"{name}.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+        imported = set(re.findall(r"^\s*(?:from|import) pivad\.(\w+)", "\n".join("".join(c) for c in cells), re.M))
+        ahead |= {(name, m) for m in imported if place[m] >= i}
+    assert not ahead
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_opens_with_what_it_is(path):
+    "A title and one sentence in the first cell; every link to a notebook in prose leads to one"
+    cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"]
+    assert re.match(r"# \S[^\n]*\n+> \S", cells[0])
+    links = re.findall(r"\]\(([^)#:]+\.ipynb)", "\n".join(cells))
+    assert not [href for href in links if not (path.parent / href).is_file()]
 
 
 def test_readme_is_index():
