@@ -150,12 +150,15 @@ def test_the_command_line_builds_it(tmp_path, monkeypatch):
     from click.testing import CliRunner
     from pivad.cli import cli
 
-    monkeypatch.setattr(module, "plan", lambda seed=0: [s | {"n_frames": 128} for s in SPECS[:2]])
-    told = CliRunner().invoke(cli, ["dataset", "build", "simcctv", "--out", str(tmp_path)])
-    assert told.exit_code == 0 and "2/2" in told.output and "simcctv.csv" in told.output
-    assert simcctv(tmp_path).table["video"].tolist() == [s["video"] for s in SPECS[:2]]
-    told = CliRunner().invoke(cli, ["dataset", "build", "simcctv"])
-    assert told.exit_code == 2 and "--out" in told.output
+    used, real = [], module._run
+    monkeypatch.setattr(module, "plan", lambda seed=0: [s | {"n_frames": 128} for s in SPECS[:3]])
+    monkeypatch.setattr(module, "_run", lambda todo, out, workers: used.append(workers) or real(todo, out, workers))
+    told = CliRunner().invoke(cli, ["dataset", "build", "simcctv", "--out", str(tmp_path), "--workers", "3"])
+    assert told.exit_code == 0 and "3/3" in told.output and "simcctv.csv" in told.output and used == [3]
+    assert simcctv(tmp_path).table["video"].tolist() == [s["video"] for s in SPECS[:3]]
+    for words, hint in ((["simcctv"], "--out"), (["simcctv", "--root", str(tmp_path), "--workers", "2"], "nothing is rendered")):
+        told = CliRunner().invoke(cli, ["dataset", "build", *words])
+        assert told.exit_code == 2 and hint in told.output
 
 
 def test_bad_input(tmp_path):
