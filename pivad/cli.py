@@ -148,8 +148,15 @@ def build_dataset(
 @click.argument("name")
 @table_options
 @click.option("--out", type=click.Path(), help="CSV file for the table.  [default: NAME.csv]")
-def build(name, root, features, lengths, fold, out):
-    """Build the table of dataset NAME, or of a CSV file of one's own."""
+@click.option("--workers", type=click.IntRange(1), help="Processes that render simcctv.  [default: one a core]")
+def build(name, root, features, lengths, fold, out, workers):
+    """Build the table of dataset NAME, or of a CSV file of one's own; simcctv is rendered into the folder --out, which takes a while."""
+    if name == "simcctv" and not root:
+        from pivad.simcctv import build as render
+        if not out: raise click.UsageError("give --out: the folder to render simcctv into, or --root: where it is")
+        click.echo(f"written: {render(out, workers)}")
+        return
+    if workers: raise click.UsageError("--workers is for rendering simcctv; nothing is rendered here")
     from pivad.datasets import save_table, summary
     data, _ = build_dataset(name, root, features, lengths, fold)
     click.echo(f"{data}\n{summary(data.table)}")
@@ -265,7 +272,7 @@ def scored_by(
     root,       # The dataset's own files
     fold,       # Which fold is tested
     features,   # Feature folder
-    lengths,
+    lengths,    # CSV file with lengths
     device,     # As in `pick_device`
 ):
     "(test table, video -> scores, lineage) of whatever is to be evaluated"

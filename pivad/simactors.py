@@ -12,10 +12,8 @@ from .simworld import CLASSES, FPS, HEIGHT, THINGS, TILE, WIDTH, Static, irradia
 
 # %% auto #0
 __all__ = ['KEYPOINTS', 'JOINTS', 'J', 'CHANNELS', 'SKINS', 'HAIRS', 'CLOTHES', 'TROUSERS', 'RODS', 'SKIRTED', 'LIMBS', 'SHUTTER',
-           'NOISE', 'skeleton', 'gait', 'ease', 'Person', 'Figure', 'finish', 'Look', 'draw_look', 'rods', 'Canvas',
-           'put', 'draw_person', 'light_at', 'Solid', 'placed', 'block', 'car', 'train', 'bag', 'draw_solid', 'Puffs',
-           'Glow', 'draw_puffs', 'shine', 'draw_shadows', 'headlights', 'bake', 'World', 'draw', 'blur', 'ideal',
-           'expose']
+           'NOISE', 'skeleton', 'Person', 'Figure', 'finish', 'Look', 'rods', 'Canvas', 'Solid', 'placed', 'Puffs',
+           'Glow', 'draw_shadows', 'World', 'draw', 'blur', 'ideal', 'expose']
 
 # %% ../nbs/09_simactors.ipynb #c007
 KEYPOINTS = ("nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder", "left elbow", "right elbow", "left wrist", "right wrist",
@@ -122,7 +120,12 @@ def ease(times, keys):
 # %% ../nbs/09_simactors.ipynb #c017
 class Person:
     "One actor: appearance, and a script written with a cursor `t` in seconds"
-    def __init__(self, look, place, heading=0., t=0.):
+    def __init__(self,
+        look,       # `Look`
+        place,      # (x, y) at the beginning, metres
+        heading=0., # Radians; 0 looks along x
+        t=0.,       # Seconds into the video at which the script begins
+    ):
         self.look, self.t, self.since, self.until = look, t, t, None
         self.path, self.headings, self.keys, self.labels = [(t, *place)], [(t, heading)], {k: [(0., 0.)] for k in CHANNELS}, []
 
@@ -159,12 +162,12 @@ class Person:
 @dataclass
 class Figure:
     "A person's n + 1 frames, ready to draw"
-    look:object
+    look:object   # `Look`
     joints:np.ndarray     # (n + 1, 27, 3)
     speed:np.ndarray      # (n + 1,) metres a second
     channels:dict         # For captions
     first:int             # Frames [first, last) in which the person is there
-    last:int
+    last:int   # The frame after the last
     labels:list           # (start, end, words), frames
     def __post_init__(self): self.parts = rods(self.look)
     def present(self, t): return self.first <= t < self.last
@@ -221,17 +224,17 @@ TROUSERS = ((.04, .05, .10), (.07, .07, .08), (.22, .18, .12), (.10, .12, .18), 
 @dataclass
 class Look:
     "Size and colours, linear red green blue"
-    height:float = 1.75
-    build:float = 1.
-    skin:tuple = SKINS[0]
-    hair:tuple = HAIRS[0]
-    shirt:tuple = CLOTHES[0]
-    trousers:tuple = TROUSERS[0]
-    shoes:tuple = (.05, .04, .04)
+    height:float = 1.75   # Metres
+    build:float = 1.   # Width of the body, of the usual
+    skin:tuple = SKINS[0]   # Colour
+    hair:tuple = HAIRS[0]   # Colour
+    shirt:tuple = CLOTHES[0]   # Colour
+    trousers:tuple = TROUSERS[0]   # Colour
+    shoes:tuple = (.05, .04, .04)   # Colour
     sleeves:bool = True      # Long
     stripes:float = 0.       # Lightness of stripes on the shirt
     skirt:tuple|None = None  # Colour of a skirt or coat to the knee
-    backpack:tuple|None = None
+    backpack:tuple|None = None   # Colour; None: no backpack
     backwards:object = None  # time -> whether the person walks backwards
 
 # %% ../nbs/09_simactors.ipynb #c023
@@ -255,7 +258,9 @@ RODS = [   # from joint, to joint, radius at both ends (shares of the height), c
        ("hip", "knee", .053, .036, "trousers"), ("knee", "ankle", .035, .026, "trousers"), ("ankle", "toe", .027, .022, "shoes"))]]
 SKIRTED = [("pelvis", "left knee", .07, .055, "skirt"), ("pelvis", "right knee", .07, .055, "skirt")]
 
-def rods(look):
+def rods(
+    look, # `Look`
+):
     "(joints a, joints b, radii a, radii b in metres, colours (K, 3), which are shirt)"
     table = RODS + (SKIRTED if look.skirt else []) + ([("back", "back", .075, .075, "backpack")] if look.backpack else [])
     a, b, ra, rb, kind = zip(*table)
@@ -268,7 +273,7 @@ def rods(look):
 @dataclass
 class Canvas:
     "A frame being drawn, and its truth"
-    static:Static
+    static:Static   # The view that is drawn over
     colour:np.ndarray    # (H, W, 3) float32, linear
     depth:np.ndarray     # (H, W) float32, metres along the optical axis
     ident:np.ndarray     # (H, W) int32, class * 1000 + instance
@@ -387,7 +392,7 @@ class Solid:
     kind:str               # A name in CLASSES
     poses:np.ndarray       # (n + 1, 4): x, y, z, heading
     first:int = 0          # Frames [first, last) in which it is there
-    last:int = 10**9
+    last:int = 10**9   # The frame after the last
     beams:bool = False     # Headlights
     words:str = ""         # For captions
     def present(self, t): return self.first <= t < self.last
@@ -396,7 +401,10 @@ class Solid:
         n = np.array([np.cross(f[0][1] - f[0][0], f[0][2] - f[0][0]) for f in self.faces])
         self.normals = n/(np.linalg.norm(n, axis=1, keepdims=True) + 1e-9)
 
-def placed(points, pose):
+def placed(
+    points, # (..., 3) in the solid's axes, metres
+    pose,   # x, y, z, heading
+):
     "Points of a solid in the world"
     c, s = np.cos(pose[3]), np.sin(pose[3])
     return points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + pose[:3]
@@ -528,14 +536,14 @@ class Puffs:
     opacity:np.ndarray    # (n, K); 0 where there is none
     colour:np.ndarray     # (n, K, 3) linear
     glow:float = 0.       # 1: shines by itself
-    words:str = ""
+    words:str = ""   # For captions
 
 @dataclass
 class Glow:
     "A light that comes and goes: a fire, a flash"
     place:tuple           # metres
     power:np.ndarray      # (n,) units at 1 m
-    colour:tuple = (1., .6, .25)
+    colour:tuple = (1., .6, .25)   # Linear
 
 # %% ../nbs/09_simactors.ipynb #c048
 def draw_puffs(canvas, puffs, t):
@@ -581,7 +589,12 @@ def _cast(points, to, lamp):
     k = lamp[2]/np.maximum(lamp[2] - points[:, 2:], .3)
     return lamp + (points - lamp)*k
 
-def draw_shadows(canvas, figures, solids, t):
+def draw_shadows(
+    canvas,  # Drawn into
+    figures, # (figure, light at it) each
+    solids,  # Things that are there
+    t,       # Frame
+):
     "Shadows of people, given as (figure, light at it), and solids on the ground"
     static, camera = canvas.static, canvas.static.camera
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -634,7 +647,7 @@ def bake(static, solids):
 @dataclass
 class World:
     "Everything in front of one camera during a video"
-    static:Static
+    static:Static   # The view
     n:int                                          # Frames
     figures:list = field(default_factory=list)     # Figure
     solids:list = field(default_factory=list)      # Solid
@@ -670,7 +683,10 @@ def draw(
 # %% ../nbs/09_simactors.ipynb #c059
 SHUTTER = .5   # of a frame's time
 
-def blur(picture, flow):
+def blur(
+    picture, # (H, W, 3)
+    flow,    # (H, W, 2), pixels to the next frame
+):
     "Average along each pixel's own motion while the shutter is open; two pixels around a moving thing are blurred with it"
     speed = np.linalg.norm(flow, axis=-1)
     if speed.max() < 1.6: return picture
@@ -687,11 +703,17 @@ def blur(picture, flow):
 # %% ../nbs/09_simactors.ipynb #c060
 NOISE = rng("simcctv", "noise").standard_normal((512, 1024, 3)).astype(np.float32)
 
-def ideal(canvas):
+def ideal(
+    canvas, # A frame as it was drawn
+):
     "(H, W, 3) float32 in 0 .. 255: the square root of linear light"
     return np.sqrt(np.clip(canvas.colour, 0, 1))*255
 
-def expose(world, canvas, t):
+def expose(
+    world,  # `World`
+    canvas, # Drawn at frame t
+    t,      # Frame
+):
     "(H, W, 3) uint8, as the recorder stores it"
     x = blur(ideal(canvas), canvas.flow)
     r = rng(*((world.key, "noise", t)))

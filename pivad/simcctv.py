@@ -20,10 +20,9 @@ from .simworld import CLASSES, FPS, HEIGHT, THINGS, WIDTH
 
 # %% auto #0
 __all__ = ['COUNTS', 'PLACES', 'GRID', 'THING_CLASSES', 'UNIT', 'TEXT', 'WIDTHS', 'SOURCES', 'VERSION', 'PER_CLASS', 'H264',
-           'keypoints', 'doing', 'caption', 'flow_record', 'depth_record', 'panoptic_record', 'person_features',
-           'pose_record', 'embed_pose', 'embed_depth', 'embed_panoptic', 'embed_flow', 'word_vector', 'embed_text',
-           'Observer', 'plan', 'encode', 'make_video', 'motion_energy', 'read_truth', 'is_made', 'build', 'write_table',
-           'simcctv', 'extract_features', 'add_truth']
+           'keypoints', 'doing', 'caption', 'flow_record', 'depth_record', 'panoptic_record', 'word_vector',
+           'embed_text', 'Observer', 'plan', 'encode', 'make_video', 'motion_energy', 'read_truth', 'is_made', 'build',
+           'simcctv', 'extract_features']
 
 # %% ../nbs/09_simcctv.ipynb #c006
 def keypoints(
@@ -44,7 +43,11 @@ def keypoints(
     return out
 
 # %% ../nbs/09_simcctv.ipynb #c010
-def doing(figure, a, b):
+def doing(
+    figure, # `Figure`
+    a,      # First frame
+    b,      # The frame after the last
+):
     "What a person does in frames [a, b): a label of the script, or what the joints say"
     for start, end, words in figure.labels:
         if start < b and end > a: return words
@@ -58,7 +61,13 @@ def doing(figure, a, b):
 COUNTS = ("nobody", "one person", "two people", "three people", "four people", "five people", "many people")
 PLACES = dict(zip(("street", "shop", "station", "car park"), ("in a street", "in a shop", "on a station platform", "in a car park")))
 
-def caption(world, place, visible, a, b):
+def caption(
+    world,   # `World`
+    place,   # Name of the scene
+    visible, # Panoptic ids that are seen
+    a,       # First frame
+    b,       # The frame after the last
+):
     "One sentence about frames [a, b): `visible` holds the panoptic ids that can be seen"
     acts = {}
     for i, f in enumerate(world.figures):
@@ -73,7 +82,9 @@ GRID = 4            # cells a side for flow and panoptic
 THING_CLASSES = [k for k, name in enumerate(CLASSES) if k >= THINGS]
 UNIT = 128/HEIGHT   # flow in pixels of a picture 128 high, as in 04_modalities
 
-def flow_record(flow):
+def flow_record(
+    flow, # (H, W, 2), pixels to the next frame
+):
     "(4, 4, 8 + 2): speed by direction, share of still pixels, mean speed, of each cell"
     f = flow[::2, ::2]*UNIT
     speed = np.linalg.norm(f, axis=-1)
@@ -86,9 +97,15 @@ def flow_record(flow):
     moving = np.bincount(cell[v >= .5], minlength=GRID**2)/area
     return np.concatenate([votes.reshape(-1, 8), 1 - moving[:, None], (np.bincount(cell, v, GRID**2)/area)[:, None]], 1)
 
-def depth_record(depth): return cv2.resize(np.log(depth/10), (8, 6), interpolation=cv2.INTER_AREA)      # log of depth over 10 m, 6 x 8 cells
+def depth_record(
+    depth, # (H, W), metres
+):
+    "(6, 8): log of depth over 10 m, by cell"
+    return cv2.resize(np.log(depth/10), (8, 6), interpolation=cv2.INTER_AREA)      # log of depth over 10 m, 6 x 8 cells
 
-def panoptic_record(ident):
+def panoptic_record(
+    ident, # (H, W), class * 1000 + instance
+):
     "Share of each class but the sky in 4 x 4 cells, and the number of instances of each thing"
     kind = ident//1000
     shares = np.stack([cv2.resize((kind == k).astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for k in range(1, len(CLASSES))])
@@ -134,7 +151,9 @@ TEXT = 128
 @functools.lru_cache(maxsize=None)
 def word_vector(word): return rng("simcctv", "word", word).standard_normal(TEXT)/TEXT**.5
 
-def embed_text(sentence):
+def embed_text(
+    sentence, # A caption
+):
     "(128,) of length sqrt(128); sentences that share words are near each other"
     words = "".join(c if c.isalpha() else " " for c in sentence.lower()).split()
     v = sum((word_vector(w) for w in words + [" ".join(p) for p in zip(words, words[1:])]), np.zeros(TEXT))
@@ -149,7 +168,11 @@ SOURCES = dict(pose="joints about the hips, speeds, place, size: mean, maximum, 
 # %% ../nbs/09_simcctv.ipynb #c022
 class Observer:
     "Collects frames; gives the embeddings and captions of a video"
-    def __init__(self, world, place): self.world, self.place, self.records, self.before, self.points = world, place, [], {}, []
+    def __init__(self,
+        world, # `World`
+        place, # Name of the scene
+    ):
+        self.world, self.place, self.records, self.before, self.points = world, place, [], {}, []
 
     def __call__(self, canvas, t):
         points = keypoints(self.world, canvas, t)
@@ -180,7 +203,9 @@ class Observer:
 VERSION = "SimCCTV-v2"
 PER_CLASS = dict(train=6, test=3)
 
-def plan(seed=0) -> list:
+def plan(
+    seed=0, # Of the whole benchmark
+) -> list:
     "The 180 videos: dicts with name, split, label, class, scene, camera, hour, n_frames, key"
     out = []
     for c, (kind, (_, _, places)) in enumerate(EPISODES.items()):
@@ -252,7 +277,10 @@ def read_truth(
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{path}: not a truth file of SimCCTV", found=e, fix="delete it and build again; finished videos are kept") from e
 
-def is_made(spec, out):
+def is_made(
+    spec, # From `plan`
+    out,  # Folder of the benchmark
+):
     "Whether a video and its truth are there, whole, and made from this spec"
     video = Path(out)/"videos"/f"{spec['video']}.mp4"
     try: meta = read_truth(Path(out)/"truth"/f"{spec['video']}.safetensors")[1]

@@ -13,28 +13,23 @@ from .simscenes import CARS, CLERK, HOURS, Scene, scene, view
 from .simworld import FPS
 
 # %% auto #0
-__all__ = ['EPISODES', 'LOUD', 'Play', 'guard', 'punch', 'kick', 'fall', 'get_up', 'writhe', 'first_aid', 'talk', 'step', 'smoke',
-           'flames', 'flicker', 'flash', 'passer', 'group', 'sitter', 'queue', 'rush', 'ride', 'clear', 'vehicle',
-           'traffic', 'parking', 'railway', 'sliding_door', 'meet', 'debris', 'strike', 'fighting', 'hugging',
-           'assault', 'helping', 'robbery', 'handing', 'shoplifting', 'shopping', 'vandalism', 'cleaning', 'accident',
-           'braking', 'bystanders', 'explosion', 'steam', 'arson', 'grilling', 'shooting', 'photographing', 'falling',
-           'kneeling', 'background', 'write_play', 'make_world', 'film']
+__all__ = ['EPISODES', 'LOUD', 'Play', 'write_play', 'film']
 
 # %% ../nbs/09_simevents.ipynb #c006
 @dataclass
 class Play:
     "A video's script while it is written; times in seconds"
-    scene:Scene
-    g:np.random.Generator
+    scene:Scene   # Where it takes place
+    g:np.random.Generator   # Chance
     n:int                                         # Frames
     night:float = 0.                              # 1 at night: lights are on
     people:list = field(default_factory=list)     # Person
     things:list = field(default_factory=list)     # Carried: (faces, [(start, person or place, hand)], words)
-    solids:list = field(default_factory=list)
-    puffs:list = field(default_factory=list)
-    glows:list = field(default_factory=list)
+    solids:list = field(default_factory=list)   # Vehicles and other things, ready to draw
+    puffs:list = field(default_factory=list)   # Smoke and fire
+    glows:list = field(default_factory=list)   # Lights that come and go
     events:list = field(default_factory=list)     # (start, end) of what is anomalous
-    stage_order:list = field(default_factory=list)
+    stage_order:list = field(default_factory=list)   # Places of the scene, in the order of use
     cars:list = field(default_factory=list)       # Ways of vehicles: (n + 1, 4)
 
     @property
@@ -92,7 +87,11 @@ def fall(p, back=True, s=.6):
 
 def get_up(p): return p.pose(.7, tilt=0., crouch=.9, arm_l=.5, arm_r=.5).pose(.8, crouch=0., arm_l=0., arm_r=0., side_l=0., side_r=0.)
 
-def writhe(p, seconds, g):
+def writhe(
+    p,       # `Person`
+    seconds, # For so long
+    g,       # Chance
+):
     "Somebody on the ground rolls, draws up the legs and reaches up"
     end = p.t + seconds
     while p.t < end:
@@ -101,8 +100,11 @@ def writhe(p, seconds, g):
         p.pose(g.uniform(.3, .6), **{f"arm_{side}": .2, f"kick_{side}": 0., f"knee_{side}": 0.}).wait(g.uniform(0, .7))
     return p.pose(.3, **{k: 0. for k in ("roll", "twist", "elbow_l", "elbow_r", "kick_l", "kick_r", "knee_l", "knee_r")})
 
-def first_aid(p, end):
-    "Kneel and press, twice a second, until `end`"
+def first_aid(
+    p,   # `Person`
+    end, # Seconds into the video
+):
+    "Kneel and press, twice a second"
     p.pose(.6, crouch=.9, arm_r=.9, arm_l=.9, lean=.3)
     while p.t < end: p.pose(.25, lean=.75).pose(.25, lean=.3)
     return p
@@ -294,7 +296,14 @@ def meet(play, t, gap=.9, **looks):
     return a, b, at, d
 
 # %% ../nbs/09_simevents.ipynb #c026
-def debris(play, place, t, count=14, spread=.6, colours=((.5, .5, .5), (.15, .15, .16), (.4, .3, .2))):
+def debris(
+    play,          # `Play`
+    place,         # (x, y), metres
+    t,             # Seconds
+    count=14,      # Pieces
+    spread=.6,     # Their deviation about the place, metres
+    colours=((.5, .5, .5), (.15, .15, .16), (.4, .3, .2)), # To draw from, linear
+):
     "Pieces that lie about from time t on"
     faces = []
     for _ in range(count):
@@ -303,8 +312,15 @@ def debris(play, place, t, count=14, spread=.6, colours=((.5, .5, .5), (.15, .15
     poses = np.tile([place[0], place[1], 0., 0.], (play.n + 1, 1))
     play.solids.append(Solid(faces, "furniture", poses, max(round(t*FPS), 0), play.n + 1, words="debris on the ground"))
 
-def strike(play, x, y, d, s):
-    "x hits, kicks or pushes y, who staggers in direction s*d"
+# %% ../nbs/09_simevents.ipynb #c026b
+def strike(
+    play, # `Play`
+    x,    # `Person` who strikes
+    y,    # `Person` who is struck
+    d,    # (2,), the direction from one to the other
+    s,    # 1 or -1: along d or against it
+):
+    "x hits, kicks or pushes y; often both move a step in direction s*d"
     y.t = x.t = max(x.t, y.t)
     hit = play.g.random()
     if hit < .5: punch(x, "lr"[play.g.integers(2)])
@@ -313,6 +329,7 @@ def strike(play, x, y, d, s):
     y.wait(.1).pose(.12, lean=-.45, twist=play.g.uniform(-.6, .6), bend=play.g.uniform(-.3, .3)).pose(.2, lean=.2, twist=0., bend=0.)
     if play.g.random() < .6: m = play.g.uniform(.2, .5)*s; step(y, d, m); step(x, d, m*.9)
 
+# %% ../nbs/09_simevents.ipynb #c026c
 def fighting(play, t):
     "Two argue, then strike, kick and push each other, often with a third; one goes down, is kicked, and lies there"
     g = play.g
@@ -463,7 +480,7 @@ def vandalism(play, t):
     "One or two kick and hit a machine, a wall or a parked car; splinters fly, pieces lie about, something smokes"
     x, y, to = play.scene.walls[play.g.integers(len(play.scene.walls))]
     g, hits = play.g, []
-    spot, ends = np.array([x, y])*.4 + np.array(to)*.6, []
+    spot, ends, start = np.array([x, y])*.4 + np.array(to)*.6, [], t
     for i in range(1 + (g.random() < .6)):
         p = play.arrive((x - .9*i, y - .1*i), t + i).face(to); start = p.t if i == 0 else start
         bat = g.random() < .7

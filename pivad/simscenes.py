@@ -11,8 +11,7 @@ from .simactors import Solid, bake, car
 from .simworld import Camera, Quad, box, draw_static, hours
 
 # %% auto #0
-__all__ = ['HOURS', 'CARS', 'CLERK', 'SCENES', 'Scene', 'parked_car', 'footprint', 'post', 'bench', 'street', 'shop', 'station',
-           'car_park', 'scene', 'view']
+__all__ = ['HOURS', 'CARS', 'CLERK', 'SCENES', 'Scene', 'parked_car', 'footprint', 'post', 'bench', 'shop', 'scene', 'view']
 
 # %% ../nbs/09_simscenes.ipynb #c005
 HOURS = ("day", "dusk", "night")
@@ -20,7 +19,7 @@ HOURS = ("day", "dusk", "night")
 @dataclass
 class Scene:
     "Geometry and places, in metres"
-    name:str
+    name:str   # In `SCENES`
     cameras:list                     # Camera
     quads:list                       # What stands still
     boxes:list                       # Shadow casters: (low, high)
@@ -35,25 +34,45 @@ class Scene:
     shelves:list = field(default_factory=list)  # The same, in front of goods
     parked:list = field(default_factory=list)   # Solid, never moving
     bays:list = field(default_factory=list)     # Free parking bays: (x, y, heading)
-    indoors:bool = False
+    indoors:bool = False   # Under a roof: no sun
 
 # %% ../nbs/09_simscenes.ipynb #c006
-def parked_car(g, x, y, heading):
+def parked_car(
+    g,       # numpy generator
+    x,       # Metres
+    y,       # Metres
+    heading, # Radians
+):
     "Somebody's car"
     rgb = CARS[g.integers(len(CARS))]
     return Solid(car(tuple(np.clip(np.asarray(rgb)*g.uniform(.8, 1.2), 0, .8)), "van" if g.random() < .2 else "car"), "vehicle", np.array([[x, y, 0, heading]]*2, float))
 
 CARS = ((.5, .05, .05), (.05, .10, .32), (.6, .6, .6), (.03, .03, .035), (.25, .26, .28), (.5, .42, .28), (.06, .22, .16), (.62, .62, .60))
 
-def footprint(solid, high=1.3):
+def footprint(
+    solid,    # A vehicle
+    high=1.3, # Height of the box, metres
+):
     "A box about a vehicle, for its shadow"
     x, y, _, h = solid.poses[0]
     dx, dy = (2.1, .85) if abs(np.cos(h)) > .7 else (.85, 2.1)
     return (x - dx, y - dy, .1), (x + dx, y + dy, high)
 
-def post(x, y, h, r=.07, colour=(.12, .13, .13)): return box((x - r, y - r, 0), (x + r, y + r, h), "metal", colour=colour)
+def post(
+    x,                      # Metres
+    y,                      # Metres
+    h,                      # Height, metres
+    r=.07,                  # Half its width, metres
+    colour=(.12, .13, .13), # Linear
+):
+    "Quads of a post"
+    return box((x - r, y - r, 0), (x + r, y + r, h), "metal", colour=colour)
 
-def bench(x, y, w=1.7):
+def bench(
+    x,     # Middle, metres
+    y,     # Metres
+    w=1.7, # Width, metres
+):
     "Quads and a shadow caster of a bench that is faced from the camera's side"
     seat, back = ((x - w/2, y - .25, .38), (x + w/2, y + .22, .46)), ((x - w/2, y + .22, .38), (x + w/2, y + .28, .9))
     legs = [q for s in (-1, 1) for q in box((x + s*w*.4 - .04, y - .2, 0), (x + s*w*.4 + .04, y + .2, .38), "metal", colour=(.1, .1, .1))]
@@ -85,7 +104,9 @@ def street(g):
                  [(2.7, 1.3), (2.2, .8), (1.6, .4), (1., .1)], [(2.7, 1.4, (2.75, 2.5)), (-1.3, 1.9, (-1.3, 2.7))])
 
 # %% ../nbs/09_simscenes.ipynb #c010
-def shop(g):
+def shop(
+    g, # numpy generator
+):
     "A room with shelves, a counter and a door to the left"
     k, floor = int(g.integers(1000)), np.array([[.5, .47, .42], [.42, .43, .44], [.5, .45, .36]])[g.integers(3)]
     paint = tuple(np.array([[.55, .55, .5], [.42, .52, .5], [.58, .5, .4]])[g.integers(3)])

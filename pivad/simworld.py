@@ -10,9 +10,8 @@ import numpy as np
 from .core import rng
 
 # %% auto #0
-__all__ = ['FPS', 'HEIGHT', 'WIDTH', 'CLASSES', 'THINGS', 'TILE', 'MATERIALS', 'Camera', 'Quad', 'box', 'grain', 'cells',
-           'asphalt', 'paint', 'plaster', 'wood', 'metal', 'ballast', 'light', 'paving', 'tiles', 'brick', 'facade',
-           'shopfront', 'shelf', 'poster', 'Light', 'hours', 'irradiance', 'Static', 'hit', 'shadowed', 'draw_static']
+__all__ = ['FPS', 'HEIGHT', 'WIDTH', 'CLASSES', 'THINGS', 'TILE', 'MATERIALS', 'Camera', 'Quad', 'grain', 'Light', 'hours',
+           'irradiance', 'Static', 'draw_static']
 
 # %% ../nbs/09_simworld.ipynb #c007
 FPS, HEIGHT, WIDTH = 15, 240, 320   # of all videos: what a cheap CCTV recorder stores
@@ -85,7 +84,11 @@ def _noise_tile():
 
 TILE = _noise_tile()
 
-def grain(u, v, scale=20.):
+def grain(
+    u,         # Along the surface, metres
+    v,         # Across it, metres
+    scale=20., # Cells a metre
+):
     "Noise at a place; `scale` in cells a metre"
     return TILE[(v*scale).astype(np.int64) & 255, (u*scale).astype(np.int64) & 255]
 
@@ -181,8 +184,8 @@ MATERIALS = {f.__name__: f for f in (asphalt, paint, plaster, wood, metal, balla
 class Light:
     "What falls on a surface, linear red green blue"
     sun:tuple = (.45, -.5, .75)      # Direction to the sun; from the ceiling indoors
-    sun_rgb:tuple = (1.05, .98, .88)
-    sky_rgb:tuple = (.36, .40, .47)
+    sun_rgb:tuple = (1.05, .98, .88)   # What the sun sends, linear
+    sky_rgb:tuple = (.36, .40, .47)   # What the sky sends, linear
     lamps:tuple = ()                 # ((x, y, z), (r, g, b)) each; power in units at 1 m
     sky:tuple = ((.62, .74, .92), (.34, .52, .84))   # Seen at the horizon and above
     glow:float = 0.                  # How much windows and signs shine
@@ -228,8 +231,8 @@ def irradiance(
 @dataclass
 class Static:
     "The unmoving part of a view"
-    camera:Camera
-    light:Light
+    camera:Camera   # It is seen by
+    light:Light   # It is lit by
     colour:np.ndarray     # (H, W, 3) float32, linear
     depth:np.ndarray      # (H, W) float32, metres; 200 for the sky
     fine:np.ndarray       # (4, H, W) the depth of the four rays of each pixel, for smooth edges

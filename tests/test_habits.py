@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -22,8 +21,6 @@ import build  # noqa: E402  docs/build.py, which writes the reference
 import figure  # noqa: E402  docs/figure.py
 
 MODULES = sorted(p.stem for p in (ROOT / "pivad").glob("[a-z]*.py"))
-# Names with undocumented parameters, by module. Only to be shortened: whoever documents one takes it out.
-UNDOCUMENTED = json.loads((Path(__file__).parent / "undocumented.json").read_text())
 
 
 def public(module):
@@ -43,12 +40,8 @@ def undocumented(obj):
 
 def test_parameters_are_documented():
     "Every public function and class of every module says what it is and what each parameter is"
-    allowed = {f"{m}.{n}" for m, names in UNDOCUMENTED.items() for n in names}
     found = {f"{m}.{n}": gaps for m in MODULES for n, o in public(m).items() if (gaps := undocumented(o))}
-    new = {k: v for k, v in found.items() if k not in allowed}
-    assert not new, f"write a comment beside these parameters: {new}"
-    if done := sorted(allowed - set(found)):
-        warnings.warn(f"documented by now, take out of tests/undocumented.json: {', '.join(done)}", stacklevel=1)
+    assert not found, f"write a comment beside these parameters: {found}"
 
 
 def test_an_undocumented_parameter_is_found():

@@ -144,11 +144,28 @@ def test_build_resumes_and_mends(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_the_command_line_builds_it(tmp_path, monkeypatch):
+    "In several processes, with a bar over videos; without a folder there is a message, no traceback"
+    import pivad.simcctv as module
+    from click.testing import CliRunner
+    from pivad.cli import cli
+
+    used, real = [], module._run
+    monkeypatch.setattr(module, "plan", lambda seed=0: [s | {"n_frames": 128} for s in SPECS[:3]])
+    monkeypatch.setattr(module, "_run", lambda todo, out, workers: used.append(workers) or real(todo, out, workers))
+    told = CliRunner().invoke(cli, ["dataset", "build", "simcctv", "--out", str(tmp_path), "--workers", "3"])
+    assert told.exit_code == 0 and "3/3" in told.output and "simcctv.csv" in told.output and used == [3]
+    assert simcctv(tmp_path).table["video"].tolist() == [s["video"] for s in SPECS[:3]]
+    for words, hint in ((["simcctv"], "--out"), (["simcctv", "--root", str(tmp_path), "--workers", "2"], "nothing is rendered")):
+        told = CliRunner().invoke(cli, ["dataset", "build", *words])
+        assert told.exit_code == 2 and hint in told.output
+
+
 def test_bad_input(tmp_path):
     for call, words in ((lambda: build(tmp_path, videos=["test/Nothing-00"]), "unknown video"), (lambda: build(tmp_path, workers=0, videos=[SPECS[0]["video"]]), "workers"),
                         (lambda: simcctv(tmp_path), "no such file"), (lambda: read_truth(tmp_path / "x.safetensors"), "no such truth file"),
                         (lambda: film("Dancing", True, "street"), "unknown class"), (lambda: film("Fighting", True, "street", n=64), "too short"), (lambda: film("Fighting", True, "beach"), "unknown scene"),
-                        (lambda: film("Fighting", True, "street", hour="noon"), "unknown hour"), (lambda: extract_features(tmp_path, tmp_path, precision="int8"), "unknown precision")):
+                        (lambda: film("Fighting", True, "street", hour="noon"), "unknown hour"), (lambda: extract_features(tmp_path, tmp_path), "videos")):
         with pytest.raises(InputError, match=words):
             call()
     (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
