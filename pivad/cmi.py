@@ -85,7 +85,7 @@ class CrossModalInduction(nn.Module):
         hidden=4032,       # Feed-forward width; with it the `paper` preset has the paper's 82.81 M parameters
         head_dim=128,      # Width of an attention head, as in UR-DMU
         dropout=0.1,       # The usual transformer value; the paper gives none
-        inject="replace",  # "replace": F*_M goes on instead of F*; "add": F* + F*_M does
+        inject="replace",  # "replace": F*_M goes on instead of F*; "add": F* + F*_M does, beginning with F* alone
     ):
         super().__init__()
         if shared % head_dim: raise InputError("the shared width must be a multiple of the head width", found=f"shared={shared}, head_dim={head_dim}")
@@ -96,6 +96,7 @@ class CrossModalInduction(nn.Module):
         self.rgb_between = nn.ModuleList(nn.Linear(in_dim, width) for _ in range(depth - 1))
         self.blocks = nn.ModuleList(Block(width, width//head_dim, hidden, dropout) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, in_dim)
+        if inject == "add": nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
 
     def forward(self, F_, e):
         aligned = {name: project(e[name]) for name, project in self.to_shared.items()}     # each (B, T, S)

@@ -15,7 +15,7 @@ from .datasets import dataset_options, load_dataset
 from .evaluation import classwise, evaluate_scores, predict
 from .features import parts_of, video_parts
 from .npy_features import open_store
-from .selection import SELECTIONS, chosen, read_looks, selected, train_selected
+from .selection import SELECTIONS, chosen, hold_out, read_looks, selected, train_selected
 from .training import FREE, TrainConfig, load_model, make_config
 
 # %% auto #0
@@ -311,14 +311,24 @@ def three_selections(
 
 # %% ../nbs/24_study.ipynb #c063
 @patch
-def held_out(self:Study, variants) -> pd.DataFrame:
-    "Train; one row a run: video-level AUC on the held-out videos in per cent, at the last step and at the best"
+def held_out(self:Study, variants, frames=False) -> pd.DataFrame:
+    "Train; one row a run, in per cent: video-level AUC on the held-out videos at the last step and at the best; with `frames` the last model's frame-level metrics on them"
     self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
-        x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
-        out.append({"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)})
+        folder = self.folders[v.name, fold, seed]
+        x = [100*l["held-out"] for l in read_looks(folder) if l["kind"] == v.kind]
+        out.append({"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)} | (self._held_out_frames(folder, v.kind, self.data[fold]) if frames else {}))
     return pd.DataFrame(out)
+
+@patch
+def _held_out_frames(self:Study, folder, kind, data):
+    "Frame-level metrics of a run's last model on its held-out videos"
+    held = hold_out(data.train, self.selecting.held_out)[1]
+    dark = held[(held["label"] == 1) & (held["events"].map(len) == 0)]
+    if len(dark): raise InputError("frame-level metrics need the frames of the held-out training videos' anomalies", found=f"{len(dark)} anomalous ones without events, such as {dark['video'].iloc[0]}", fix="choose by video-level AUC, which needs labels alone")
+    e = evaluate_scores(scored(selected(folder, kind), held, self.store, self.device), held, tail=self.tail(data), selection=SELECTIONS["last"], n_bootstrap=0)
+    return {k: 100*e.metrics[k] for k in METRICS}
 
 # %% ../nbs/24_study.ipynb #c067
 @patch
