@@ -34,7 +34,7 @@ def clone(tmp_path_factory):
 def test_first_run(clone, tmp_path):
     import papermill
 
-    parameters = dict(root=str(clone), features=str(clone / "features"), folds=[0, 1], seeds=[0, 1], segments=8, batch_size=4, steps=6, warmup_steps=3, out=str(tmp_path / "run"))
+    parameters = dict(root=str(clone), features=str(clone / "features"), modalities=["flow", "panoptic"], folds=[0, 1], seeds=[0, 1], segments=8, batch_size=4, steps=6, warmup_steps=3, out=str(tmp_path / "run"))
     known = papermill.inspect_notebook(str(EXPERIMENTS / "first_run.ipynb"))
     assert set(parameters) <= set(known)
     papermill.execute_notebook(str(EXPERIMENTS / "first_run.ipynb"), str(tmp_path / "out.ipynb"), parameters=parameters, cwd=str(EXPERIMENTS), progress_bar=False)
