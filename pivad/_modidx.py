@@ -798,7 +798,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'pivad.study': { 'pivad.study.Selecting': ('study.html#selecting', 'pivad/study.py'),
                              'pivad.study.Study': ('study.html#study', 'pivad/study.py'),
                              'pivad.study.Study.__post_init__': ('study.html#study.__post_init__', 'pivad/study.py'),
-                             'pivad.study.Study._held_out_frames': ('study.html#study._held_out_frames', 'pivad/study.py'),
+                             'pivad.study.Study._held_out_videos': ('study.html#study._held_out_videos', 'pivad/study.py'),
                              'pivad.study.Study._one': ('study.html#study._one', 'pivad/study.py'),
                              'pivad.study.Study.classwise': ('study.html#study.classwise', 'pivad/study.py'),
                              'pivad.study.Study.compare': ('study.html#study.compare', 'pivad/study.py'),

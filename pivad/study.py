@@ -229,11 +229,11 @@ def run(self:Study, variants) -> pd.DataFrame:
 
 # %% ../nbs/24_study.ipynb #c042
 @patch
-def evaluation(self:Study, variant, fold, seed, selection):
-    "The evaluation of the model that a selection chose"
+def evaluation(self:Study, variant, fold, seed, selection, on=None):
+    "The evaluation of the model that a selection chose, on the test videos or on others, (table, its `data_digest`)"
     data, path = self.data[fold], selected(self.folders[variant.name, fold, seed], variant.kind, selection)
-    scores = scored(path, data.test, self.store, self.device, self.digests[fold][1])
-    return evaluate_scores(scores, data.test, tail=self.tail(data), selection=SELECTIONS[selection], n_bootstrap=0)
+    table, known = on or (data.test, self.digests[fold][1])
+    return evaluate_scores(scored(path, table, self.store, self.device, known), table, tail=self.tail(data), selection=SELECTIONS[selection], n_bootstrap=0)
 
 # %% ../nbs/24_study.ipynb #c043
 @patch
@@ -313,22 +313,25 @@ def three_selections(
 @patch
 def held_out(self:Study, variants, frames=False) -> pd.DataFrame:
     "Train; one row a run, in per cent: video-level AUC on the held-out videos at the last step and at the best; with `frames` the last model's frame-level metrics on them"
+    videos = {fold: self._held_out_videos(fold) for fold in self.folds} if frames else {}
     self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
-        folder = self.folders[v.name, fold, seed]
-        x = [100*l["held-out"] for l in read_looks(folder) if l["kind"] == v.kind]
-        out.append({"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)} | (self._held_out_frames(folder, v.kind, self.data[fold]) if frames else {}))
+        x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
+        row = {"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)}
+        if frames:
+            metrics = self.evaluation(v, fold, seed, "last", videos[fold]).metrics
+            row |= {k: 100*metrics[k] for k in METRICS}
+        out.append(row)
     return pd.DataFrame(out)
 
 @patch
-def _held_out_frames(self:Study, folder, kind, data):
-    "Frame-level metrics of a run's last model on its held-out videos"
-    held = hold_out(data.train, self.selecting.held_out)[1]
+def _held_out_videos(self:Study, fold):
+    "A fold's held-out videos, whose anomalies' frames must be known, and their `data_digest`"
+    held = hold_out(self.data[fold].train, self.selecting.held_out)[1]
     dark = held[(held["label"] == 1) & (held["events"].map(len) == 0)]
     if len(dark): raise InputError("frame-level metrics need the frames of the held-out training videos' anomalies", found=f"{len(dark)} anomalous ones without events, such as {dark['video'].iloc[0]}", fix="choose by video-level AUC, which needs labels alone")
-    e = evaluate_scores(scored(selected(folder, kind), held, self.store, self.device), held, tail=self.tail(data), selection=SELECTIONS["last"], n_bootstrap=0)
-    return {k: 100*e.metrics[k] for k in METRICS}
+    return held, data_digest(held, self.store)
 
 # %% ../nbs/24_study.ipynb #c067
 @patch
