@@ -796,6 +796,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pivad.simworld.tiles': ('simworld.html#tiles', 'pivad/simworld.py'),
                                 'pivad.simworld.wood': ('simworld.html#wood', 'pivad/simworld.py')},
             'pivad.study': { 'pivad.study.Selecting': ('study.html#selecting', 'pivad/study.py'),
+                             'pivad.study.Selecting.draw': ('study.html#selecting.draw', 'pivad/study.py'),
                              'pivad.study.Study': ('study.html#study', 'pivad/study.py'),
                              'pivad.study.Study.__post_init__': ('study.html#study.__post_init__', 'pivad/study.py'),
                              'pivad.study.Study._held_out_videos': ('study.html#study._held_out_videos', 'pivad/study.py'),

@@ -114,10 +114,11 @@ def train_selected(
     test=None,        # Test videos, for the third selection; None: not looked at
     held_out=0.1,     # Share of the training videos to hold out; 0 for none
     every=100,        # Steps between looks
+    held_seed=0,      # Of the draw of these videos
     **options,        # teacher and stages, as for `train`
 ) -> Path:
     "Train, and keep the last model, the best on held-out videos and, if test videos are given, the best on those"
-    kept, held = hold_out(table, held_out)
+    kept, held = hold_out(table, held_out, held_seed)
     test = None if test is None or not len(test) else test
     looks = Looks(Path(out), describe(cfg, kept, store), held, store, test, every, cfg.device)
     _check_same_looks(looks, held_out)

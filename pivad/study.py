@@ -97,6 +97,9 @@ class Selecting:
     held_out: float = 0.1   # Share of the training videos that is not trained on
     every: int = 100        # Steps between looks
     test: bool = True       # Whether the test videos are looked at, for "best on test, as papers do"
+    draw_by_seed: bool = False   # Each seed holds other videos out: a choice of settings then rests on more videos than one draw has
+
+    def draw(self, seed): return seed if self.draw_by_seed else 0
 
 # %% ../nbs/24_study.ipynb #c025
 TEACHER_ONLY = ("preset", "noise", "segments", "batch_size", "lr", "weight_decay", "teacher_steps", "seed")   # settings a teacher depends on
@@ -133,7 +136,7 @@ def trained(
     with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
         if not selected(folder, kind).is_file():
             stages = ("teacher",) if kind == "teacher" else ("warmup", "main")
-            train_selected(cfg, data.train, store, folder, data.test if selecting.test else None, selecting.held_out, selecting.every, teacher=teacher, stages=stages)
+            train_selected(cfg, data.train, store, folder, data.test if selecting.test else None, selecting.held_out, selecting.every, selecting.draw(cfg.seed), teacher=teacher, stages=stages)
     return folder
 
 # %% ../nbs/24_study.ipynb #c032
@@ -313,22 +316,22 @@ def three_selections(
 @patch
 def held_out(self:Study, variants, frames=False) -> pd.DataFrame:
     "Train; one row a run, in per cent: video-level AUC on the held-out videos at the last step and at the best; with `frames` the last model's frame-level metrics on them"
-    videos = {fold: self._held_out_videos(fold) for fold in self.folds} if frames else {}
+    videos = {(fold, seed): self._held_out_videos(fold, seed) for fold in self.folds for seed in self.seeds} if frames else {}
     self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
         x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
         row = {"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)}
         if frames:
-            metrics = self.evaluation(v, fold, seed, "last", videos[fold]).metrics
+            metrics = self.evaluation(v, fold, seed, "last", videos[fold, seed]).metrics
             row |= {k: 100*metrics[k] for k in METRICS}
         out.append(row)
     return pd.DataFrame(out)
 
 @patch
-def _held_out_videos(self:Study, fold):
-    "A fold's held-out videos, whose anomalies' frames must be known, and their `data_digest`"
-    held = hold_out(self.data[fold].train, self.selecting.held_out)[1]
+def _held_out_videos(self:Study, fold, seed):
+    "A run's held-out videos, whose anomalies' frames must be known, and their `data_digest`"
+    held = hold_out(self.data[fold].train, self.selecting.held_out, self.selecting.draw(seed))[1]
     dark = held[(held["label"] == 1) & (held["events"].map(len) == 0)]
     if len(dark): raise InputError("frame-level metrics need the frames of the held-out training videos' anomalies", found=f"{len(dark)} anomalous ones without events, such as {dark['video'].iloc[0]}", fix="choose by video-level AUC, which needs labels alone")
     return held, data_digest(held, self.store)

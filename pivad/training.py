@@ -30,12 +30,14 @@ class TrainConfig:
     modalities: tuple = ("flow", "panoptic") # Names in the feature files; the paper has pose, depth, panoptic, flow, text
     place: tuple = ("early", "late") # Inductors after these stages; both, the best column of Table 4
     source: str = "pseudo"           # What CMI sees: "pseudo" from PMG, or "real" as in Table 3, row 4
+    latent: int|None = None          # Width of PMG's latent space; open, None: the preset's
     inject: str = "replace"          # Open. "replace" F* by F*_M, as the words of §4.1 suggest, or "add"
     standardize: bool = True         # Eq. 1 on embeddings of one scale, measured on training videos, see 11_pmg; the paper is silent
     noise: bool = True               # UR-DMU's noise on the normal half, as published; it marks the label, see 10_urdmu
     segments: int = 200              # T of a bag; open, UR-DMU's 200. Short videos: near their number of snippets
     batch_size: int = 64             # Bags a half, so 64 normal + 64 anomalous; open, UR-DMU's
     lr: float = 1e-4                 # Adam; open, UR-DMU's
+    warmup_lr: float|None = None     # Adam in stage 1; open, None: lr. PMG and CMI start from nothing, UR-DMU's rate may be slow for them
     weight_decay: float = 5e-5       # Open, UR-DMU's
     teacher_steps: int = 3000        # Stage 0; open, UR-DMU's
     warmup_steps: int = 1000         # Stage 1, Eq. 5; open
@@ -157,7 +159,8 @@ def run_stage(
     "Train one stage, from its checkpoint if there is one; the history, one dict a step"
     cfg, model = objective.cfg, objective.model
     model.to(acc.device).train()
-    optimizer = torch.optim.Adam(model.parameters(), cfg.lr, weight_decay=cfg.weight_decay)
+    lr = cfg.lr if objective.stage != "warmup" or cfg.warmup_lr is None else cfg.warmup_lr
+    optimizer = torch.optim.Adam(model.parameters(), lr, weight_decay=cfg.weight_decay)
     done, history = load_checkpoint(path, model, optimizer)
     bar.update(done)
     wrapped, optimizer = acc.prepare(objective, optimizer)
@@ -201,7 +204,8 @@ def build(
     "A fresh model of `info`'s settings: kind \"teacher\" or \"student\""
     c = make_config(**info["config"])
     if kind == "teacher": return build_teacher(c.preset, info["in_dim"], noise=c.noise)
-    return build_pivad(c.preset, info["in_dim"], info["dims"], c.place, dict(noise=c.noise), source=c.source, inject=c.inject)
+    latent = {} if c.latent is None else {"latent": c.latent}
+    return build_pivad(c.preset, info["in_dim"], info["dims"], c.place, dict(noise=c.noise), source=c.source, inject=c.inject, **latent)
 
 # %% ../nbs/20_training.ipynb #c029
 def load_model(

@@ -72,6 +72,18 @@ def test_variants_train(data, tmp_path, options):
     assert scores.shape == (1, 10) and scores.isfinite().all()
 
 
+def test_rate_of_the_warmup_and_width_of_the_latent_space(data, tmp_path):
+    "At rate 0 the warm-up leaves the weights as they began; stage 2 has its own rate; PMG is as wide as asked for"
+    table, store = pieces(data)
+    warm = small(warmup_lr=0.0, latent=48, weight_decay=0.0)
+    still, moved = (read_tensors(train(c, table, store, tmp_path / n, stages=s) / "student.safetensors")[0] for n, c, s in (("a", warm, ("warmup",)), ("b", warm, ("warmup", "main"))))
+    other = read_tensors(train(small(latent=48, weight_decay=0.0), table, store, tmp_path / "c", stages=("warmup",)) / "student.safetensors")[0]
+    weight = "inductors.early.pmg.encode.weight"
+    assert still[weight].shape[0] == 48 and not torch.equal(still[weight], moved[weight]) and not torch.equal(still[weight], other[weight])
+    fresh = read_tensors(train(small(latent=48, warmup_lr=0.0, warmup_steps=1), table, store, tmp_path / "d", stages=("warmup",)) / "student.safetensors")[0]
+    assert torch.equal(still[weight], fresh[weight])
+
+
 def test_bf16_autocast(data, tmp_path):
     table, store = pieces(data)
     run = train(small(mixed_precision="bf16", device="cpu"), table, store, tmp_path / "run")
