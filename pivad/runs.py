@@ -242,7 +242,8 @@ def from_notebook(
 
 # %% ../nbs/25_runs.ipynb #n002
 WHY = ("Whatever disagrees may have many reasons: other and far fewer videos, other modality encoders, the `small` preset, a weaker teacher, short trainings, and "
-       "what the paper leaves open (weights in Eq. 5 and 6, τ, the scale of the embeddings in Eq. 1). beats_teacher and sensitivity change some of them one at a time.")
+       "what the paper leaves open (weights in Eq. 5 and 6, τ, the scale of the embeddings in Eq. 1). Where to look: the row `noise = False` of sensitivity (UR-DMU's noise marks the normal half of a batch), `decoupled = False` (Eq. 2 as printed has no lower bound, and drowns L_PMG in Eq. 5), "
+       "the row align + distill of table3_components (the real modalities instead of PMG's), and the explained variance in beats_teacher (a PMG that learned nothing adds nothing).")
 
 def against_paper(
     records:dict,        # Name -> record; those with "paper" count
@@ -251,8 +252,8 @@ def against_paper(
     "The paper's differences to UR-DMU beside the measured ones"
     lines = []
     for name, r in records.items():
-        paper = r.get("paper") or {}
-        runs = {}
+        paper, runs = r.get("paper"), {}
+        if not paper: continue                    # a study of ours, with rows of its own kind
         for row in r.get("rows", []): runs.setdefault(row["variant"], []).append(row)
         for metric in ("AUC", "AUC_A", "AP", "AP_A"):
             if metric not in paper.get(reference, {}) or reference not in runs: continue
@@ -271,7 +272,7 @@ def describe_record(
 ) -> str:
     "One paragraph: dataset, settings, seeds, versions, time"
     settings = r.get("base") or {k: v for k, v in r.get("config", {}).items() if k in ("preset", "modalities", "segments", "batch_size", "lr", "warmup_steps", "steps")}
-    parts = [f"Dataset {r.get('dataset')}, selection: {r.get('selection')}", f"{len({x['seed'] for x in r['rows']})} seeds, {len({x['fold'] for x in r['rows']})} folds"] if r.get("rows") else []
+    parts = [f"Dataset {r.get('dataset')}, selection: {r.get('selection')}", f"{len({x['seed'] for x in r['rows']})} seeds, {len({x.get('fold') for x in r['rows']})} folds"] if r.get("rows") else []
     parts += [", ".join(f"{k} {'+'.join(v) if isinstance(v, list) else v}" for k, v in settings.items())] if settings else []
     parts += [", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items()), r.get("machine", ""), f"commit {r['commit']}" if r.get("commit") else "", f"{r['seconds']:.0f} s" if "seconds" in r else ""]
     return ". ".join(p for p in parts if p) + "."

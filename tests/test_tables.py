@@ -13,7 +13,7 @@ from conftest import ROOT
 from pivad.core import InputError, rng
 from pivad.datasets import save_table
 from pivad.features import write_features
-from pivad.runs import rerun
+from pivad.runs import report, rerun
 
 EXPERIMENTS = ROOT / "nbs" / "experiments"
 MODALITIES = {"pose": 5, "depth": 4, "panoptic": 4, "flow": 6, "text": 5}
@@ -99,3 +99,10 @@ def test_killed_batch_continues(data, tmp_path):
 def test_unknown_parameter(data):
     with pytest.raises(InputError, match="unknown parameter.*'seed'"):
         rerun(["table4_placement"], data | {"seed": 3}, EXPERIMENTS)
+
+
+def test_report_of_the_repository_s_results(tmp_path):
+    "Every kind of record that the experiments write finds its place on the page"
+    page = report(ROOT / "results", tmp_path / "report.md").read_text()
+    records = [p.stem for p in (ROOT / "results").glob("*.json") if "overall" in json.loads(p.read_text())]
+    assert all(f"\n## {name}\n" in page for name in records) and "## Beside the paper" in page
