@@ -23,7 +23,8 @@ ROWS = {   # notebook -> rows of its table, the paper's and those we add
     "figure3_classwise": 2, "figure4_qualitative": 2, "figure5_single_modality": 6, "figure6_mixtures": 6,
 }
 
-SHORT = {"beats_teacher": {"teachers": {"UR-DMU": {}, "shorter": {"noise": False, "teacher_steps": 3}}}}   # what is long by default
+SHORT = {"beats_teacher": {"teachers": {"UR-DMU": {}, "shorter": {"noise": False, "teacher_steps": 3}},
+                            "students": {"as in the paper": {}, "longer": {"inject": "add", "warmup_steps": 4, "teacher_steps": 5}}}}   # what is long by default
 
 
 @pytest.fixture(scope="module")
