@@ -20,9 +20,9 @@ from .training import FREE, TrainConfig, load_model, make_config
 
 # %% auto #0
 __all__ = ['TRAINS', 'SCORES', 'UR_DMU', 'PI_VAD', 'TEACHER_ONLY', 'METRICS', 'digest', 'code_digest', 'data_digest', 'open_data',
-           'Variant', 'control', 'Selecting', 'run_folder', 'trained', 'scored', 'Study', 'part_of', 'report_progress',
-           'overall', 'beside_paper', 'paired', 'three_selections', 'imagine', 'explained_variance', 'variant_plot',
-           'finding', 'provenance']
+           'Variant', 'control', 'Selecting', 'teacher_config', 'run_folder', 'trained', 'scored', 'Study', 'part_of',
+           'report_progress', 'overall', 'beside_paper', 'paired', 'three_selections', 'imagine', 'explained_variance',
+           'variant_plot', 'finding', 'provenance']
 
 # %% ../nbs/24_study.ipynb #c007
 def digest(
@@ -104,6 +104,12 @@ class Selecting:
 # %% ../nbs/24_study.ipynb #c025
 TEACHER_ONLY = ("preset", "noise", "segments", "batch_size", "lr", "weight_decay", "teacher_steps", "seed")   # settings a teacher depends on
 
+def teacher_config(
+    cfg, # TrainConfig of a student
+) -> TrainConfig:
+    "The settings of its teacher: the student's own at their defaults, so that all students share it, also one whose training was interrupted"
+    return make_config(**{k: getattr(cfg, k) for k in TEACHER_ONLY + FREE}, modalities=())
+
 def run_folder(
     runs,        # Folder of all runs
     cfg,         # TrainConfig
@@ -128,6 +134,7 @@ def trained(
 ) -> Path:            # The run's folder
     "The run of these settings; trains it, and the teacher it needs, if no other experiment has"
     from filelock import FileLock
+    if kind == "teacher": cfg = teacher_config(cfg)
     digests = digests or tuple(data_digest(t, store) for t in (data.train, data.test))
     folder = run_folder(runs, cfg, digests, kind, selecting)
     if selected(folder, kind).is_file(): return folder
@@ -439,11 +446,18 @@ def _wilcoxon(d):
 # %% ../nbs/24_study.ipynb #c081
 def provenance() -> dict:
     "Versions, machine and, in a clone, commit: what a number was measured with"
-    import platform, subprocess, pivad
-    git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True) if shutil.which("git") else None
+    import platform, pivad
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPU threads"
     return {"versions": {"pivad": pivad.__version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
-            "machine": machine, "commit": git.stdout.strip() if git and git.returncode == 0 else ""}
+            "machine": machine, "commit": _commit()}
+
+def _commit():
+    "The commit pivad is at, \"-dirty\" behind it if a tracked file differs; results/ do not count, every experiment writes there. Empty outside a clone"
+    import subprocess
+    def git(*args): return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
+    if not shutil.which("git"): return ""
+    try: return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results") else "")
+    except subprocess.CalledProcessError: return ""
 
 @patch
 def record(self:Study, experiment, rows, **more) -> dict:

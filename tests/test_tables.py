@@ -14,6 +14,8 @@ from pivad.core import InputError, rng
 from pivad.datasets import save_table
 from pivad.features import write_features
 from pivad.runs import report, rerun
+from pivad.selection import Looks
+from pivad.study import Selecting, Study, Variant
 
 EXPERIMENTS = ROOT / "nbs" / "experiments"
 MODALITIES = {"pose": 5, "depth": 4, "panoptic": 4, "flow": 6, "text": 5}
@@ -107,3 +109,20 @@ def test_report_of_the_repository_s_results(tmp_path):
     page = report(ROOT / "results", tmp_path / "report.md").read_text()
     records = [p.stem for p in (ROOT / "results").glob("*.json") if "overall" in json.loads(p.read_text())]
     assert all(f"\n## {name}\n" in page for name in records) and "## Beside the paper" in page
+
+
+def test_half_trained_teacher_serves_another_student(data, tmp_path, monkeypatch):
+    "A student's settings are no part of its teacher: who comes after an interrupted training goes on with it"
+    base = dict(modalities=list(MODALITIES), segments=8, batch_size=4, warmup_steps=2, steps=3, teacher_steps=4)
+    study = Study(data["dataset"], data["features"], base, str(tmp_path), seeds=(0,), device="cpu", selecting=Selecting(0.3, 2))
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(Looks, "__call__", stop)
+        with pytest.raises(KeyboardInterrupt):
+            study.train([Variant("a")])
+    assert [p.name.split("-")[0] for p in tmp_path.iterdir() if p.is_dir()] == ["teacher"]
+    study.train([Variant("b", {"warmup_steps": 3, "modalities": ["pose"]})])
+    assert sorted(p.name.split("-")[0] for p in tmp_path.iterdir() if p.is_dir()) == ["student", "teacher"]
