@@ -191,10 +191,11 @@ class TrainCommand(click.Command):
         from fastcore.docments import docments
         from pivad.training import TrainConfig
         docs, options = docments(TrainConfig), []
+        types = {"int": click.INT, "float": click.FLOAT, "str": click.STRING, "tuple": Names()}     # a field that may be None takes its other type
         for f in fields(TrainConfig):
             flag, more = "--" + f.name.replace("_", "-"), {}
             if isinstance(f.default, bool): flag += "/--no-" + f.name.replace("_", "-")
-            else: more["type"] = Names() if isinstance(f.default, tuple) else type(f.default)
+            else: more["type"] = types[f.type.split("|")[0].strip()]
             default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
             options.append(click.Option([flag, f.name], default=default, help=docs[f.name], show_default=True, **more))
         return super().get_params(ctx) + options

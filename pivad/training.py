@@ -31,7 +31,7 @@ class TrainConfig:
     place: tuple = ("early", "late") # Inductors after these stages; both, the best column of Table 4
     source: str = "pseudo"           # What CMI sees: "pseudo" from PMG, or "real" as in Table 3, row 4
     latent: int|None = None          # Width of PMG's latent space; open, None: the preset's
-    inject: str = "replace"          # Open. "replace" F* by F*_M, as the words of §4.1 suggest, or "add"
+    inject: str = "replace"          # Open. "replace" F* by F*_M, as the words of §4.1 suggest, or "add", steadier on few videos, see beats_teacher
     standardize: bool = True         # Eq. 1 on embeddings of one scale, measured on training videos, see 11_pmg; the paper is silent
     noise: bool = True               # UR-DMU's noise on the normal half, as published; it marks the label, see 10_urdmu
     segments: int = 200              # T of a bag; open, UR-DMU's 200. Short videos: near their number of snippets

@@ -175,6 +175,8 @@ def test_bad_videos_do_not_stop_the_rest(world, tmp_path):
     (["dataset", "build", "ucf_crime", "--annotations", "empty"], 1, "no such file"),
     (["evaluate", "--dataset", "d.csv"], 2, "one of MODEL"),
     (["train", "--dataset", "d.csv", "--features", "empty", "--out", "run", "--learning-rate", "1"], 2, "--learning-rate"),
+    (["train", "--dataset", "d.csv", "--features", "empty", "--out", "run", "--latent", "many"], 2, "not a valid integer"),
+    (["train", "--help"], 0, "--warmup-lr FLOAT"),
     (["train", "--dataset", "none.csv", "--features", "empty", "--out", "run"], 1, "none.csv"),
     (["evaluate", "nowhere", "--dataset", "d.csv", "--features", "empty"], 2, "nowhere"),
     (["detect", "nothing.mp4", "--model", "empty"], 1, "nothing.mp4"),
