@@ -323,22 +323,23 @@ def three_selections(
 @patch
 def held_out(self:Study, variants, frames=False) -> pd.DataFrame:
     "Train; one row a run, in per cent: video-level AUC on the held-out videos at the last step and at the best; with `frames` the last model's frame-level metrics on them"
-    videos = {(fold, seed): self._held_out_videos(fold, seed) for fold in self.folds for seed in self.seeds} if frames else {}
+    draw = self.selecting.draw
+    videos = {(fold, d): self._held_out_videos(fold, d) for fold in self.folds for d in dict.fromkeys(map(draw, self.seeds))} if frames else {}
     self.train(variants)
     out = []
     for v, fold, seed in self.jobs(variants):
         x = [100*l["held-out"] for l in read_looks(self.folders[v.name, fold, seed]) if l["kind"] == v.kind]
         row = {"variant": v.name, "fold": fold, "seed": seed, "last": x[-1], "best": max(x)}
         if frames:
-            metrics = self.evaluation(v, fold, seed, "last", videos[fold, seed]).metrics
+            metrics = self.evaluation(v, fold, seed, "last", videos[fold, draw(seed)]).metrics
             row |= {k: 100*metrics[k] for k in METRICS}
         out.append(row)
     return pd.DataFrame(out)
 
 @patch
-def _held_out_videos(self:Study, fold, seed):
-    "A run's held-out videos, whose anomalies' frames must be known, and their `data_digest`"
-    held = hold_out(self.data[fold].train, self.selecting.held_out, self.selecting.draw(seed))[1]
+def _held_out_videos(self:Study, fold, draw):
+    "The held-out videos of a fold and draw, whose anomalies' frames must be known, and their `data_digest`"
+    held = hold_out(self.data[fold].train, self.selecting.held_out, draw)[1]
     dark = held[(held["label"] == 1) & (held["events"].map(len) == 0)]
     if len(dark): raise InputError("frame-level metrics need the frames of the held-out training videos' anomalies", found=f"{len(dark)} anomalous ones without events, such as {dark['video'].iloc[0]}", fix="choose by video-level AUC, which needs labels alone")
     return held, data_digest(held, self.store)
